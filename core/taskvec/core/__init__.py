@@ -1,0 +1,7 @@
+"""The shared encoder: jina-embeddings-v3 models with every task in one process."""
+
+from taskvec.core.embedder import Embedder, Roles
+from taskvec.core.encoder import Encoder
+from taskvec.core.registry import shared_encoder
+
+__all__ = ["Embedder", "Encoder", "Roles", "shared_encoder"]

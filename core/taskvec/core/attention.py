@@ -1,0 +1,47 @@
+"""Attention inside each row of a packed batch."""
+
+import functools
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from taskvec.core.packing import Packed
+
+HALF = (torch.bfloat16, torch.float16)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, packed: Packed) -> Tensor:
+    """Softmax attention of every row over itself alone. q, k, v: (T, H, D/H). Returns the same."""
+    if q.is_cuda and q.dtype in HALF and (varlen := _varlen()):
+        longest = max(packed.lengths)
+        mixed: Tensor = varlen(q, k, v, packed.offsets, packed.offsets, longest, longest)
+        return mixed
+    out = torch.empty_like(v)
+    for start, rows, length in packed.runs:
+        part = slice(start, start + rows * length)
+        out[part] = _rows(q[part], k[part], v[part], rows)
+    return out
+
+
+def _rows(q: Tensor, k: Tensor, v: Tensor, rows: int) -> Tensor:
+    """Attention of rows of equal length. q, k, v: (rows · L, H, D/H)."""
+    shaped = (x.unflatten(0, (rows, -1)).transpose(1, 2) for x in (q, k, v))  # [rows, H, L, D/H]
+    return F.scaled_dot_product_attention(*shaped).transpose(1, 2).flatten(0, 1)
+
+
+@functools.cache
+def _varlen() -> Any:
+    """Variable-length flash attention, from torch or from flash-attn; None without either."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415
+    except ImportError:
+        pass
+    else:
+        return varlen_attn
+    try:
+        from flash_attn import flash_attn_varlen_func  # noqa: PLC0415
+    except ImportError:
+        return None
+    return flash_attn_varlen_func

@@ -1,0 +1,420 @@
+"""The encoder: texts in, unit vectors out, each with the right LoRA, prompt and dim."""
+
+import asyncio
+import hashlib
+import threading
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import ParamSpec, Self
+
+import numpy as np
+
+from taskvec.core.checkpoint import Checkpoint, Lora, base_digest, lora_digest
+from taskvec.core.config import Layout, ModelConfig, read_config
+from taskvec.core.embedder import Array, Lane, Overflow, Span, TaskArgument
+from taskvec.core.engine import Engine
+from taskvec.core.errors import InputError, LengthError, TaskError
+from taskvec.core.inputs import (
+    check_lane,
+    check_overflow,
+    check_positive,
+    check_task,
+    check_tasks,
+    check_text,
+    check_texts,
+)
+from taskvec.core.layout_hf import HfCheckpoint, save_hf
+from taskvec.core.layout_jina import JinaCheckpoint, save_jina
+from taskvec.core.model import Model
+from taskvec.core.peft_format import read_peft
+from taskvec.core.placement import TOKEN_BUDGETS, choose_device, choose_dtype
+from taskvec.core.pooling import check_dim, cut
+from taskvec.core.source import find
+from taskvec.core.tokenizer import Ids, Tokenizer
+from taskvec.core.waiting import progress_bar, result_of
+from taskvec.core.windows import Window, check_spans, token_ranges, windows
+from taskvec.core.writing import new_folder
+
+# Bumped whenever the same weights would give other vectors than before.
+VECTORS_VERSION = 1
+MAX_OVERLAP = 512
+Arguments = ParamSpec("Arguments")
+SAVERS = {"jina": save_jina, "hf": save_hf}
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A call's rows, ready for the engine."""
+
+    rows: list[Window]
+    tasks: list[str | None]
+    slots: int
+
+
+class Encoder:
+    """A jina-embeddings-v3 model on one device. Every method may be called from any thread.
+
+    Example:
+        >>> from taskvec.core import Encoder
+        >>> with Encoder.load("starter") as encoder:
+        ...     encoder.encode("how to parse JSON", task="retrieval.query", dim=64).shape
+        (64,)
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, tokenizer: Tokenizer, model: Model, *, budget: int
+    ) -> None:
+        """Use `Encoder.load`."""
+        self._checkpoint = checkpoint
+        self._tokenizer = tokenizer
+        self._model = model
+        self._max_tokens = checkpoint.config.max_tokens
+        self._loras: dict[str, Lora] = {task: checkpoint.lora(task) for task in checkpoint.tasks}
+        self._prompts = {task: checkpoint.config.prompts.get(task, "") for task in self._loras}
+        self._changing = threading.Lock()
+        model.set_loras(self._loras)
+        self._engine = Engine(model, token_budget=budget)
+        self._preparing = ThreadPoolExecutor(1, thread_name_prefix="taskvec-tokenize")
+        self._finalizer = weakref.finalize(self, _shut, self._engine, self._preparing)
+
+    @classmethod
+    def load(
+        cls,
+        source: str | Path,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        max_tokens: int | None = None,
+        revision: str | None = None,
+        token_budget: int | None = None,
+    ) -> Self:
+        """Load a model.
+
+        Args:
+            source: "starter" (packaged), a folder in either published layout, or a hub id.
+            device: "auto", "cpu", "cuda", "cuda:1", "mps".
+            dtype: "auto", "float32", "bfloat16" or "float16". Auto is bfloat16 where the
+                hardware multiplies it, else float32.
+            max_tokens: a shorter context than the model's own.
+            revision: branch, tag or commit of a hub model.
+            token_budget: tokens per forward pass; a longer text runs alone.
+
+        Raises:
+            CheckpointError: the files are missing, broken, or of another architecture.
+            InputError: an option that cannot be served.
+        """
+        check_positive("token_budget", token_budget)
+        place = choose_device(device)
+        number = choose_dtype(dtype, place)
+        folder = find(source, revision)
+        config = read_config(folder)
+        checkpoint: Checkpoint = _LAYOUTS[config.layout](folder, config)
+        tokenizer = Tokenizer(folder / "tokenizer.json", config)
+        check_positive("max_tokens", max_tokens, low=3, high=config.max_tokens)
+        model = Model(checkpoint, device=place, dtype=number)
+        budget = token_budget or TOKEN_BUDGETS[place.type]
+        encoder = cls(checkpoint, tokenizer, model, budget=budget)
+        encoder._max_tokens = max_tokens or config.max_tokens
+        return encoder
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the tasks that the model has a LoRA for."""
+        return tuple(self._loras)
+
+    @property
+    def prompts(self) -> Mapping[str, str]:
+        """What each task puts before a text; "" for none."""
+        return MappingProxyType(self._prompts)
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """Matryoshka dims that the model was trained for, ascending."""
+        return self._checkpoint.config.dims
+
+    @property
+    def dim(self) -> int:
+        """The full dim: the largest of `dims`."""
+        return self.dims[-1]
+
+    @property
+    def max_tokens(self) -> int:
+        """The context in tokens, specials and prompt included."""
+        return self._max_tokens
+
+    @property
+    def config(self) -> ModelConfig:
+        """Sizes and settings of the model."""
+        return self._checkpoint.config
+
+    @property
+    def device(self) -> str:
+        """Where the model runs, such as "cpu" or "cuda:0"."""
+        return str(self._model.device)
+
+    @property
+    def dtype(self) -> str:
+        """The number format of the weights, such as "bfloat16"."""
+        return str(self._model.dtype).removeprefix("torch.")
+
+    def encode(
+        self,
+        texts: str | Sequence[str],
+        *,
+        task: TaskArgument = None,
+        dim: int | None = None,
+        lane: Lane = "bulk",
+        overflow: Overflow = "truncate",
+        show_progress: bool = False,
+    ) -> Array:
+        """Vectors of whole texts.
+
+        Args:
+            texts: a str, or a list of B; empty and blank ones are legal.
+            task: a name of `tasks`, None for the base weights, or a list with one per text.
+            dim: one of `dims`; None for the full one.
+            lane: "query" goes before "bulk" when both wait.
+            overflow: "truncate" cuts a text at `max_tokens`, "error" refuses it.
+            show_progress: a bar on stderr.
+
+        Returns:
+            (B, dim) float32 of unit L2 norm; (dim,) for a str.
+
+        Raises:
+            InputError: naming the item at fault; TaskError, DimensionError, LengthError.
+            BusyError: the encoder is closed.
+        """
+        kept = check_dim(dim, self.dims)
+        check_lane(lane)
+        prepared = self._prepare(texts, task, overflow)
+        with progress_bar(len(prepared.rows), shown=show_progress) as progress:
+            vectors = cut(result_of(self._submit(prepared, lane, progress)), kept)
+        return vectors[0] if isinstance(texts, str) else vectors
+
+    async def aencode(
+        self,
+        texts: str | Sequence[str],
+        *,
+        task: TaskArgument = None,
+        dim: int | None = None,
+        lane: Lane = "bulk",
+        overflow: Overflow = "truncate",
+        show_progress: bool = False,
+    ) -> Array:
+        """`encode`, awaited: no thread waits for it, and cancelling it frees its rows."""
+        kept = check_dim(dim, self.dims)
+        check_lane(lane)
+        prepared = await self._aside(self._prepare, texts, task, overflow)
+        with progress_bar(len(prepared.rows), shown=show_progress) as progress:
+            means = await asyncio.wrap_future(self._submit(prepared, lane, progress))
+        vectors = cut(means, kept)
+        return vectors[0] if isinstance(texts, str) else vectors
+
+    def encode_chunks(
+        self,
+        document: str,
+        spans: Sequence[Span],
+        *,
+        task: str | None = "retrieval.passage",
+        dim: int | None = None,
+    ) -> Array:
+        """Late chunking: read the document once, pool the token vectors of each span.
+
+        A token belongs to the span that holds its last character; a span of white space alone
+        takes the nearest token. The first span also takes BOS and the prompt, the last one EOS,
+        so that one span over the whole text gives what `encode` gives. A document longer than
+        `max_tokens` is read in overlapping windows, nothing is cut off.
+
+        Args:
+            document: the whole text.
+            spans: K half-open ranges of characters, in any order; they may overlap.
+            task: a name of `tasks`, or None for the base weights.
+            dim: one of `dims`; None for the full one.
+
+        Returns:
+            (K, dim) float32 of unit L2 norm.
+
+        Raises:
+            InputError: a span outside the text, an unknown task or dim.
+
+        Source: arXiv:2409.04701.
+        """
+        kept = check_dim(dim, self.dims)
+        prepared = self._prepare_chunks(document, spans, task)
+        return cut(result_of(self._submit(prepared, "bulk", None)), kept)
+
+    async def aencode_chunks(
+        self,
+        document: str,
+        spans: Sequence[Span],
+        *,
+        task: str | None = "retrieval.passage",
+        dim: int | None = None,
+    ) -> Array:
+        """`encode_chunks`, awaited."""
+        kept = check_dim(dim, self.dims)
+        prepared = await self._aside(self._prepare_chunks, document, spans, task)
+        return cut(await asyncio.wrap_future(self._submit(prepared, "bulk", None)), kept)
+
+    def count_tokens(self, texts: str | Sequence[str], *, task: TaskArgument = None) -> list[int]:
+        """Tokens of each whole text, specials included, and the prompt where a task is given.
+
+        Never truncated: compare with `max_tokens` to see what `encode` would cut.
+        """
+        checked = check_texts(texts)
+        tasks = check_tasks(task, len(checked), self.tasks)
+        return [len(ids) for ids in self._tokenize(checked, tasks)]
+
+    def fingerprint(self, task: str | None = None, dim: int | None = None) -> str:
+        """A string that changes exactly when the vectors of this task and dim would.
+
+        It covers weights, LoRA, prompt, tokenizer, context, pooling and dim; not device, dtype
+        or file layout, which move vectors by floating-point noise alone. Keep it beside stored
+        vectors. The first call reads all weights once.
+        """
+        kept = check_dim(dim, self.dims)
+        check_task(task, self.tasks)
+        lora = "" if task is None else self._lora_digest(task)
+        prompt = "" if task is None else self._prompts[task]
+        parts = (self._base_digest, lora, prompt, str(self._max_tokens), "mean", str(kept))
+        digest = hashlib.sha256("\0".join(parts).encode())
+        return f"taskvec{VECTORS_VERSION}-{digest.hexdigest()[:32]}"
+
+    def add_task(self, name: str, peft_folder: str | Path, *, prompt: str = "") -> None:
+        """Serve a LoRA of your own beside the model's, at once and in the same batches.
+
+        Raises TaskError if the name is taken, CheckpointError for a LoRA of another base.
+        """
+        if not isinstance(name, str) or not name:
+            raise TaskError(f"task name {name!r}: expected a non-empty str")
+        lora = read_peft(Path(peft_folder), self.config)
+        with self._changing:
+            if name in self._loras:
+                raise TaskError(f"task {name!r} exists already: remove it first")
+            self._serve(self._loras | {name: lora}, self._prompts | {name: prompt})
+
+    def remove_task(self, name: str) -> None:
+        """Stop serving a task; texts still queued for it fail with TaskError."""
+        with self._changing:
+            if name not in self._loras:
+                raise TaskError(f"unknown task {name!r}: the model has {self.tasks}")
+            loras = {task: lora for task, lora in self._loras.items() if task != name}
+            self._serve(loras, {task: self._prompts[task] for task in loras})
+
+    def save(self, folder: str | Path, layout: Layout = "jina") -> None:
+        """Write the model with all its present tasks to a new folder.
+
+        Layout "jina" is the original one, "hf" the one that transformers and PEFT load. Weights
+        keep the dtype that they were stored in. On an error nothing is left behind.
+        """
+        if layout not in SAVERS:
+            raise InputError(f"unknown layout {layout!r}: use one of {tuple(SAVERS)}")
+        with new_folder(Path(folder)) as scratch:
+            SAVERS[layout](scratch, self._checkpoint, self._loras, self._prompts)
+            self._tokenizer.save(scratch)
+
+    def close(self) -> None:
+        """Finish what is queued and end the threads. Closing twice does nothing."""
+        self._finalizer()
+
+    def __enter__(self) -> Self:
+        """Use as a context manager that closes at the end."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        config = self.config
+        size = f"{config.layers} layers, {config.hidden} wide"
+        return f"<Encoder {size}, tasks {self.tasks}, {self.dtype} on {self.device}>"
+
+    def _serve(self, loras: dict[str, Lora], prompts: dict[str, str]) -> None:
+        self._engine.exclusively(lambda model: model.set_loras(loras))
+        self._loras, self._prompts = loras, prompts
+
+    def _tokenize(self, texts: Sequence[str], tasks: Sequence[str | None]) -> list[Ids]:
+        prompts = self._prompts
+        prompted = [prompts.get(task or "", "") + t for t, task in zip(texts, tasks, strict=True)]
+        return self._tokenizer.ids(prompted)
+
+    def _prepare(
+        self, texts: str | Sequence[str], task: TaskArgument, overflow: Overflow
+    ) -> _Prepared:
+        checked = check_texts(texts)
+        tasks = check_tasks(task, len(checked), self.tasks)
+        check_overflow(overflow)
+        ids = self._tokenize(checked, tasks)
+        if overflow == "error":
+            self._refuse_long(ids)
+        rows = [self._truncated(row) for row in ids]
+        whole = [Window(row, ((0, len(row), slot),)) for slot, row in enumerate(rows)]
+        return _Prepared(whole, tasks, len(rows))
+
+    def _prepare_chunks(self, document: str, spans: Sequence[Span], task: str | None) -> _Prepared:
+        check_task(task, self.tasks)
+        checked = check_spans(spans, len(check_text(document)))
+        prompt = self._prompts.get(task or "", "")
+        tokens = self._tokenizer.tokens(prompt + document)
+        head = tokens.head(len(prompt))
+        if head + 2 > self._max_tokens:
+            raise LengthError(f"the prompt of {task!r} leaves no room in {self._max_tokens} tokens")
+        rows = windows(
+            tokens.ids,
+            token_ranges(tokens, checked, len(prompt)),
+            head=head,
+            max_tokens=self._max_tokens,
+            overlap=min(MAX_OVERLAP, self._max_tokens // 4),
+        )
+        return _Prepared(rows, [task] * len(rows), len(checked))
+
+    async def _aside(
+        self, prepare: Callable[Arguments, _Prepared], *args: Arguments.args, **_: Arguments.kwargs
+    ) -> _Prepared:
+        """Tokenize in the encoder's own thread, so that a long text never blocks the loop."""
+        self._engine.check_open()
+        return await asyncio.get_running_loop().run_in_executor(self._preparing, prepare, *args)
+
+    def _refuse_long(self, ids: Sequence[Ids]) -> None:
+        for i, row in enumerate(ids):
+            if len(row) > self._max_tokens:
+                raise LengthError(
+                    f"texts[{i}] has {len(row)} tokens: the context holds {self._max_tokens}"
+                )
+
+    def _truncated(self, ids: Ids) -> Ids:
+        """The beginning of a text that is too long, with its EOS."""
+        if len(ids) <= self._max_tokens:
+            return ids
+        return np.concatenate([ids[: self._max_tokens - 1], ids[-1:]])
+
+    def _submit(
+        self, prepared: _Prepared, lane: Lane, progress: Callable[[int], object] | None
+    ) -> "Future[Array]":
+        return self._engine.submit(
+            prepared.rows, prepared.tasks, slots=prepared.slots, lane=lane, progress=progress
+        )
+
+    @cached_property
+    def _base_digest(self) -> str:
+        tokenizer = hashlib.sha256(self._tokenizer.to_json().encode())
+        return base_digest(self._checkpoint) + tokenizer.hexdigest()
+
+    def _lora_digest(self, task: str) -> str:
+        return lora_digest(self._loras[task])
+
+
+_LAYOUTS: dict[Layout, type[JinaCheckpoint] | type[HfCheckpoint]] = {
+    "jina": JinaCheckpoint,
+    "hf": HfCheckpoint,
+}
+
+
+def _shut(engine: Engine, preparing: ThreadPoolExecutor) -> None:
+    preparing.shutdown(wait=False)
+    engine.close()

@@ -1,0 +1,126 @@
+"""The layout of jinaai/jina-embeddings-v3-hf: transformers' model, a PEFT folder per task."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from taskvec.core.checkpoint import Checkpoint, Lora, tensor_shapes
+from taskvec.core.config import POSITION_OFFSET, ModelConfig
+from taskvec.core.layout_jina import original_name
+from taskvec.core.peft_format import LINEARS, QKV, TABLES, read_peft, write_peft
+from taskvec.core.tensors import TensorFiles
+from taskvec.core.writing import write_tensors
+
+NORMS = {"norm1": "post_attention_layernorm", "norm2": "post_mlp_layernorm"}
+# The published tasks first and in their usual order; folders of other names keep theirs.
+FOLDERS = {
+    "retrieval.query": "retrieval_query",
+    "retrieval.passage": "retrieval_passage",
+    "separation": "separation",
+    "classification": "classification",
+    "text-matching": "text_matching",
+}
+
+
+class HfCheckpoint:
+    """A checkpoint folder in transformers' own layout."""
+
+    def __init__(self, folder: Path, config: ModelConfig) -> None:
+        self.config = config
+        self._files = TensorFiles.of_model(folder)
+        self._shapes = tensor_shapes(config)
+        # A model saved with a task head has a prefix, and transformers saves what it converted
+        # from the original names under those again.
+        self._prefix = (
+            "roberta." if any(name.startswith("roberta.") for name in self._files) else ""
+        )
+        self._original = f"{self._prefix}emb_ln.weight" in self._files
+        self._adapters = _adapters(folder, config.tasks)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Tasks that have a PEFT folder."""
+        return tuple(self._adapters)
+
+    def tensor(self, name: str) -> Tensor:
+        """A weight or bias by our name; q, k and v are fused."""
+        shape = self._shapes[name]
+        stems = [original_name(name)] if self._original else _stems(name)
+        part = (shape[0] // len(stems), *shape[1:])
+        tensors = [self._files.get(self._prefix + stem, part) for stem in stems]
+        return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+
+    def lora(self, task: str) -> Lora:
+        """The LoRA of one task's PEFT folder."""
+        return read_peft(self._adapters[task], self.config)
+
+
+def save_hf(
+    folder: Path, checkpoint: Checkpoint, loras: Mapping[str, Lora], prompts: Mapping[str, str]
+) -> None:
+    """Write the base model and one PEFT folder per task, as transformers and PEFT load them."""
+    config = checkpoint.config
+    tensors: dict[str, Tensor] = {}
+    for name in tensor_shapes(config):
+        stems = _stems(name)
+        tensors |= zip(stems, checkpoint.tensor(name).chunk(len(stems)), strict=True)
+    write_tensors(folder / "model.safetensors", tensors)
+    dtype = next(iter(tensors.values())).dtype
+    described = _config_json(config, tuple(loras), prompts, str(dtype).removeprefix("torch."))
+    (folder / "config.json").write_text(json.dumps(described, indent=2), encoding="utf-8")
+    for task, lora in loras.items():
+        write_peft(folder / task_folder(task), lora, config)
+
+
+def task_folder(task: str) -> str:
+    """The subfolder of a task's LoRA."""
+    return FOLDERS.get(task, task)
+
+
+def _adapters(folder: Path, order: tuple[str, ...]) -> dict[str, Path]:
+    names = {task_folder(task): task for task in (*order, *FOLDERS)}
+    found = {path.parent.name: path.parent for path in folder.glob("*/adapter_config.json")}
+    known = {task: found[name] for name, task in names.items() if name in found}
+    others = {name: path for name, path in sorted(found.items()) if name not in names}
+    return known | others
+
+
+def _stems(name: str) -> list[str]:
+    """The file's names of one of our base tensors: three for the fused projection."""
+    module, _, part = name.rpartition(".")
+    if module == "norm":
+        return [f"embeddings.LayerNorm.{part}"]
+    if module in TABLES:
+        return [f"{TABLES[module]}.{part}"]
+    _, layer, kind = module.split(".")
+    theirs = QKV if kind == "qkv" else (NORMS.get(kind) or LINEARS[kind],)
+    return [f"layers.{layer}.{stem}.{part}" for stem in theirs]
+
+
+def _config_json(
+    config: ModelConfig, tasks: tuple[str, ...], prompts: Mapping[str, str], dtype: str
+) -> dict[str, object]:
+    return {
+        "architectures": ["JinaEmbeddingsV3Model"],
+        "model_type": "jina_embeddings_v3",
+        "dtype": dtype,
+        "vocab_size": config.vocab,
+        "hidden_size": config.hidden,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "intermediate_size": config.ffn,
+        "hidden_act": "gelu",
+        "layer_norm_eps": config.norm_eps,
+        "max_position_embeddings": config.max_tokens + POSITION_OFFSET,
+        "rope_parameters": {"rope_theta": config.rope_base, "rope_type": "default"},
+        "type_vocab_size": 1,
+        "bos_token_id": config.bos,
+        "eos_token_id": config.eos,
+        "pad_token_id": config.pad,
+        "lora_adaptations": list(tasks),
+        "task_instructions": {task: prompts.get(task, "") for task in tasks},
+        "matryoshka_dimensions": list(config.dims),
+    }

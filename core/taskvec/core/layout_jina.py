@@ -1,0 +1,156 @@
+"""The layout of jinaai/jina-embeddings-v3: one safetensors file, every task's LoRA stacked."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from taskvec.core.checkpoint import Checkpoint, Lora, LoraPair, linear_shapes, tensor_shapes
+from taskvec.core.config import POSITION_OFFSET, ModelConfig
+from taskvec.core.errors import CheckpointError
+from taskvec.core.tensors import TensorFiles
+from taskvec.core.writing import write_tensors
+
+RENAMES = {"qkv": "mixer.Wqkv", "out": "mixer.out_proj", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}
+TABLES = {
+    "word": "roberta.embeddings.word_embeddings",
+    "type": "roberta.embeddings.token_type_embeddings",
+    "norm": "roberta.emb_ln",
+}
+
+
+class JinaCheckpoint:
+    """A checkpoint folder in the original layout."""
+
+    def __init__(self, folder: Path, config: ModelConfig) -> None:
+        self.config = config
+        self._files = TensorFiles.of_model(folder)
+        self._shapes = tensor_shapes(config)
+        if config.tasks and config.lora_rank < 1:
+            raise CheckpointError(f"{folder / 'config.json'}: 'lora_rank' is missing")
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Tasks in the order of the stacked LoRA tensors."""
+        return self.config.tasks
+
+    def tensor(self, name: str) -> Tensor:
+        """A weight or bias by our name."""
+        return self._files.get(_key(name), self._shapes[name])
+
+    def lora(self, task: str) -> Lora:
+        """One task's slice of the stacked LoRA tensors."""
+        row = self.tasks.index(task)
+        scaling = self.config.lora_alpha / self.config.lora_rank
+        return Lora(
+            scaling, {module: self._pair(module, row) for module in linear_shapes(self.config)}
+        )
+
+    def _pair(self, module: str, row: int) -> LoraPair:
+        out, width = linear_shapes(self.config)[module]
+        rank, tasks = self.config.lora_rank, len(self.tasks)
+        a_key, b_key = _lora_keys(module)
+        if module in TABLES:
+            # Tables are stored the other way round: A (vocab, R), B (R, hidden).
+            a = self._files.get(a_key, (tasks, width, rank))[row].T
+            return a, self._files.get(b_key, (tasks, rank, out))[row].T
+        a = self._files.get(a_key, (tasks, rank, width))[row]
+        return a, self._files.get(b_key, (tasks, out, rank))[row]
+
+
+def save_jina(
+    folder: Path, checkpoint: Checkpoint, loras: Mapping[str, Lora], prompts: Mapping[str, str]
+) -> None:
+    """Write config.json and model.safetensors of this layout into a folder.
+
+    Ranks that differ between tasks or modules are padded with zeros to the largest one, which
+    changes no product.
+    """
+    config = checkpoint.config
+    rank = max((lora.rank for lora in loras.values()), default=1)
+    scaling = next((lora.scaling for lora in loras.values()), 1.0)
+    tensors = {_key(name): checkpoint.tensor(name) for name in tensor_shapes(config)}
+    for module, (out, width) in linear_shapes(config).items() if loras else ():
+        pairs = [_padded(lora, module, rank, scaling, (out, width)) for lora in loras.values()]
+        a, b = (torch.stack(part) for part in zip(*pairs, strict=True))
+        if module in TABLES:
+            a, b = a.transpose(1, 2), b.transpose(1, 2)
+        a_key, b_key = _lora_keys(module)
+        dtype = checkpoint.tensor(f"{module}.weight").dtype
+        tensors |= {a_key: a.to(dtype), b_key: b.to(dtype)}
+    write_tensors(folder / "model.safetensors", tensors)
+    described = _config_json(config, tuple(loras), prompts, rank, scaling * rank)
+    (folder / "config.json").write_text(json.dumps(described, indent=2), encoding="utf-8")
+
+
+def original_name(name: str) -> str:
+    """The original name of one of our base tensors where no LoRA is folded into the file."""
+    module, _, part = name.rpartition(".")
+    return f"{_stem(module).removeprefix('roberta.')}.{part}"
+
+
+def _key(name: str) -> str:
+    """The file's name of one of our base tensors."""
+    module, _, part = name.rpartition(".")
+    stem = _stem(module)
+    is_plain = part == "bias" or "norm" in module
+    return f"{stem}.{part}" if is_plain else f"{stem}.parametrizations.weight.original"
+
+
+def _lora_keys(module: str) -> tuple[str, str]:
+    stem = f"{_stem(module)}.parametrizations.weight.0"
+    return f"{stem}.lora_A", f"{stem}.lora_B"
+
+
+def _stem(module: str) -> str:
+    if module in TABLES:
+        return TABLES[module]
+    _, layer, name = module.split(".")
+    return f"roberta.encoder.layers.{layer}.{RENAMES.get(name, name)}"
+
+
+def _padded(lora: Lora, module: str, rank: int, scaling: float, shape: tuple[int, ...]) -> LoraPair:
+    """A pair of the wanted rank and scaling, float32; zeros for a module that the task leaves."""
+    out, width = shape
+    a, b = torch.zeros(rank, width), torch.zeros(out, rank)
+    if module in lora.pairs:
+        given_a, given_b = lora.pairs[module]
+        own = given_a.shape[0]
+        a[:own] = given_a
+        b[:, :own] = given_b.float() * (lora.scaling / scaling)
+    return a, b
+
+
+def _config_json(
+    config: ModelConfig,
+    tasks: tuple[str, ...],
+    prompts: Mapping[str, str],
+    rank: int,
+    alpha: float,
+) -> dict[str, object]:
+    return {
+        "architectures": ["XLMRobertaModel"],
+        "model_type": "xlm-roberta",
+        "vocab_size": config.vocab,
+        "hidden_size": config.hidden,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "intermediate_size": config.ffn,
+        "hidden_act": "gelu",
+        "layer_norm_eps": config.norm_eps,
+        "max_position_embeddings": config.max_tokens + POSITION_OFFSET,
+        "position_embedding_type": "rotary",
+        "rotary_emb_base": config.rope_base,
+        "type_vocab_size": 1,
+        "bos_token_id": config.bos,
+        "eos_token_id": config.eos,
+        "pad_token_id": config.pad,
+        "lora_adaptations": list(tasks),
+        "lora_rank": rank,
+        "lora_alpha": alpha,
+        "lora_dropout_p": 0.0,
+        "task_instructions": {task: prompts.get(task, "") for task in tasks},
+        "matryoshka_dimensions": list(config.dims),
+    }

@@ -1,0 +1,43 @@
+"""Which device and number format a model runs in."""
+
+import torch
+
+from taskvec.core.errors import InputError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# Tokens per batch. On a CPU larger ones only add page faults; a GPU wants to be filled.
+TOKEN_BUDGETS = {"cpu": 2048, "cuda": 32768, "mps": 8192}
+
+
+def choose_device(device: str) -> torch.device:
+    """The device of a name; "auto" is CUDA, then MPS, then the CPU. Raises InputError."""
+    if device == "auto":
+        mps = torch.backends.mps.is_available()
+        device = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
+    try:
+        chosen = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise InputError(f"unknown device {device!r}: use 'auto', 'cpu', 'cuda' or 'mps'") from None
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"device {device!r} asked for, but torch sees no CUDA device")
+    if chosen.type not in TOKEN_BUDGETS:
+        raise InputError(f"unknown device {device!r}: use 'auto', 'cpu', 'cuda' or 'mps'")
+    return chosen
+
+
+def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """The dtype of a name; "auto" is bfloat16 where the hardware multiplies it, else float32."""
+    if dtype == "auto":
+        return torch.bfloat16 if _has_bfloat16(device) else torch.float32
+    if dtype not in DTYPES:
+        raise InputError(f"unknown dtype {dtype!r}: use 'auto' or one of {tuple(DTYPES)}")
+    return DTYPES[dtype]
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "cpu":
+        features: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+        return bool(features.get("avx512_bf16") or features.get("amx_bf16"))
+    return False

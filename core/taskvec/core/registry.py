@@ -1,0 +1,158 @@
+"""One encoder per process: whoever asks for the same model and options shares it."""
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from taskvec.core.embedder import Array, Embedder, Lane, Overflow, Span, TaskArgument
+from taskvec.core.encoder import Encoder
+
+
+class LazyEmbedder:
+    """An embedder that is loaded at its first use, once, whichever thread comes first."""
+
+    def __init__(self, load: Callable[[], Embedder]) -> None:
+        self._load = load
+        self._loading = threading.Lock()
+        self._loaded: Embedder | None = None
+
+    @property
+    def loaded(self) -> Embedder:
+        """The embedder itself; loads it if need be. Raises what loading raises."""
+        with self._loading:
+            embedder = self._loaded
+            if embedder is None:
+                embedder = self._loaded = self._load()
+        return embedder
+
+    async def aloaded(self) -> Embedder:
+        """`loaded`, without holding up the event loop while the model loads."""
+        return (
+            await asyncio.to_thread(lambda: self.loaded) if self._loaded is None else self._loaded
+        )
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """See Embedder."""
+        return self.loaded.tasks
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """See Embedder."""
+        return self.loaded.dims
+
+    @property
+    def dim(self) -> int:
+        """See Embedder."""
+        return self.loaded.dim
+
+    @property
+    def max_tokens(self) -> int:
+        """See Embedder."""
+        return self.loaded.max_tokens
+
+    def encode(
+        self,
+        texts: str | Sequence[str],
+        *,
+        task: TaskArgument = None,
+        dim: int | None = None,
+        lane: Lane = "bulk",
+        overflow: Overflow = "truncate",
+        show_progress: bool = False,
+    ) -> Array:
+        """See Embedder."""
+        return self.loaded.encode(
+            texts, task=task, dim=dim, lane=lane, overflow=overflow, show_progress=show_progress
+        )
+
+    async def aencode(
+        self,
+        texts: str | Sequence[str],
+        *,
+        task: TaskArgument = None,
+        dim: int | None = None,
+        lane: Lane = "bulk",
+        overflow: Overflow = "truncate",
+        show_progress: bool = False,
+    ) -> Array:
+        """See Embedder."""
+        embedder = await self.aloaded()
+        return await embedder.aencode(
+            texts, task=task, dim=dim, lane=lane, overflow=overflow, show_progress=show_progress
+        )
+
+    def encode_chunks(
+        self,
+        document: str,
+        spans: Sequence[Span],
+        *,
+        task: str | None = "retrieval.passage",
+        dim: int | None = None,
+    ) -> Array:
+        """See Embedder."""
+        return self.loaded.encode_chunks(document, spans, task=task, dim=dim)
+
+    async def aencode_chunks(
+        self,
+        document: str,
+        spans: Sequence[Span],
+        *,
+        task: str | None = "retrieval.passage",
+        dim: int | None = None,
+    ) -> Array:
+        """See Embedder."""
+        embedder = await self.aloaded()
+        return await embedder.aencode_chunks(document, spans, task=task, dim=dim)
+
+    def fingerprint(self, task: str | None = None, dim: int | None = None) -> str:
+        """See Embedder."""
+        return self.loaded.fingerprint(task, dim)
+
+
+_SHARED: dict[tuple[object, ...], LazyEmbedder] = {}
+_CHANGING = threading.Lock()
+
+
+def shared_encoder(
+    source: str | Path,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    max_tokens: int | None = None,
+    revision: str | None = None,
+    token_budget: int | None = None,
+) -> Embedder:
+    """The process's encoder for a model and options: the same object for every caller.
+
+    Returns at once; the model is loaded at its first use, by whichever thread comes first, and a
+    failed load is tried again at the next. Options are those of `Encoder.load`, which says what
+    they raise.
+    """
+
+    def load() -> Encoder:
+        return Encoder.load(
+            source,
+            device=device,
+            dtype=dtype,
+            max_tokens=max_tokens,
+            revision=revision,
+            token_budget=token_budget,
+        )
+
+    key = (str(source), device, dtype, max_tokens, revision, token_budget)
+    with _CHANGING:
+        return _SHARED.setdefault(key, LazyEmbedder(load))
+
+
+def _forget() -> None:
+    """In a forked child: encoders do not survive a fork, so the child loads its own."""
+    global _CHANGING  # noqa: PLW0603 - the parent may have held it while forking
+    _CHANGING = threading.Lock()
+    _SHARED.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)

@@ -1,0 +1,75 @@
+"""Named tensors of a checkpoint's safetensors files, memory-mapped and checked."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from taskvec.core.config import read_json
+from taskvec.core.errors import CheckpointError
+
+Shape = tuple[int, ...]
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+
+
+class TensorFiles:
+    """One safetensors file, or the shards that an index names."""
+
+    def __init__(self, paths: list[Path]) -> None:
+        self._files = {path: _open(path) for path in paths}
+        self._where = {name: path for path, file in self._files.items() for name in file.keys()}  # noqa: SIM118
+        self.path = paths[0]
+
+    @classmethod
+    def of_model(cls, folder: Path) -> "TensorFiles":
+        """The model weights of a checkpoint folder. Pickled weights are never opened."""
+        index = folder / "model.safetensors.index.json"
+        if index.exists():
+            shards = read_json(index).get("weight_map", {}).values()
+            return cls([folder / name for name in sorted(set(shards))])
+        path = folder / "model.safetensors"
+        if path.exists():
+            return cls([path])
+        pickles = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
+        if pickles:
+            raise CheckpointError(
+                f"{folder} holds only pickled weights ({pickles[0]}), which taskvec never opens: "
+                "convert them to safetensors first"
+            )
+        raise CheckpointError(f"{path} is missing")
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._where
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._where)
+
+    def shape(self, name: str) -> Shape:
+        """Shape of a tensor, read from the header alone."""
+        return tuple(self._files[self._path(name)].get_slice(name).get_shape())
+
+    def get(self, name: str, shape: Shape) -> torch.Tensor:
+        """A tensor, mapped rather than copied. Raises CheckpointError if missing or misshapen."""
+        found = self.shape(name)
+        path = self._path(name)
+        if found != shape:
+            raise CheckpointError(f"{path}: tensor {name!r} has shape {found}, expected {shape}")
+        tensor: torch.Tensor = self._files[path].get_tensor(name)
+        if not tensor.is_floating_point():
+            raise CheckpointError(f"{path}: tensor {name!r} is {tensor.dtype}, expected floats")
+        return tensor
+
+    def _path(self, name: str) -> Path:
+        if name not in self._where:
+            raise CheckpointError(f"{self.path}: tensor {name!r} is missing")
+        return self._where[name]
+
+
+def _open(path: Path) -> safe_open:
+    try:
+        return safe_open(path, framework="pt")
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing") from None
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is not a complete safetensors file: {error}") from error
