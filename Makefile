@@ -1,0 +1,51 @@
+# Everything runs in .venv, made on first use; `make help` lists the targets.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+SOURCES := core adapters integrations tests examples benchmarks
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types unit wheel bench starter clean
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | expand -t 12
+
+demo: $(VENV)/demo  ## the main job, offline: real questions through all four adapters
+	$(BIN)/taskvec demo
+
+test: lint types unit wheel  ## lint, types, all tests, and the wheel in a clean environment
+
+lint: $(VENV)/dev  ## style and formatting
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+
+types: $(VENV)/dev  ## mypy, strict
+	$(BIN)/mypy core adapters integrations tests examples benchmarks
+
+unit: $(VENV)/dev  ## all tests
+	$(BIN)/python -m pytest
+
+wheel: $(VENV)/dev  ## build the wheel and import taskvec.core from it without any extra
+	$(BIN)/python tests/wheel.py
+
+bench: $(VENV)/dev  ## speed against peers in the same run
+	$(BIN)/python -m benchmarks.encode
+
+starter: $(VENV)/dev  ## train the packaged model anew
+	$(BIN)/python -m taskvec.integrations.train.starter --out build/starter
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/demo: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[demo]'
+	@touch $@
+
+$(VENV)/dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) install --quiet --constraint constraints.txt 'pip>=25.1'
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[all]' --group dev
+	@touch $@ $(VENV)/demo
+
+clean:  ## remove the environment and everything made
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
