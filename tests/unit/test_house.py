@@ -58,13 +58,12 @@ def test_every_module_opens_with_a_docstring(root: str) -> None:
         assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), path
 
 
-def test_no_pickle_and_no_remote_code() -> None:
+def test_nothing_is_unpickled_and_no_remote_code_runs() -> None:
     for root in SOURCES:
         for path in modules(root):
             source = path.read_text(encoding="utf-8")
-            assert not {"pickle", "dill", "joblib"} & imports(path), path
-            assert "torch.load(" not in source, path
-            assert "trust_remote_code=True" not in source, path
+            for forbidden in ("pickle.load", "torch.load(", "joblib", "trust_remote_code=True"):
+                assert forbidden not in source, f"{path} has {forbidden}"
 
 
 def test_public_names_of_the_core() -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from taskvec.core.embedder import Array, Embedder, Lane, Overflow, Span, TaskArgument
 from taskvec.core.encoder import Encoder
+from taskvec.core.errors import InputError
+from taskvec.core.remote import RemoteEncoder
 
 
 class LazyEmbedder:
@@ -129,10 +131,14 @@ def shared_encoder(
 
     Returns at once; the model is loaded at its first use, by whichever thread comes first, and a
     failed load is tried again at the next. Options are those of `Encoder.load`, which says what
-    they raise.
+    they raise. "http://…" or "https://…" gives a `RemoteEncoder`, which takes none of them.
     """
 
-    def load() -> Encoder:
+    def load() -> Embedder:
+        if is_url(source):
+            if options != ("auto", "auto", None, None, None):
+                raise InputError(f"device, dtype and other options are the server's: {source}")
+            return RemoteEncoder(str(source))
         return Encoder.load(
             source,
             device=device,
@@ -142,9 +148,14 @@ def shared_encoder(
             token_budget=token_budget,
         )
 
-    key = (str(source), device, dtype, max_tokens, revision, token_budget)
+    options = (device, dtype, max_tokens, revision, token_budget)
     with _CHANGING:
-        return _SHARED.setdefault(key, LazyEmbedder(load))
+        return _SHARED.setdefault((str(source), *options), LazyEmbedder(load))
+
+
+def is_url(source: str | Path) -> bool:
+    """Whether a source names a server rather than weights."""
+    return isinstance(source, str) and source.startswith(("http://", "https://"))
 
 
 def _forget() -> None:

@@ -50,12 +50,12 @@ class Tokenizer:
 
     def ids(self, texts: Sequence[str]) -> list[Ids]:
         """Token ids of whole texts, BOS and EOS included, never truncated."""
-        encodings = self._fast.encode_batch_fast([_clean(text) for text in texts])
+        encodings = self._fast.encode_batch_fast([clean(text) for text in texts])
         return [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
 
     def tokens(self, text: str) -> Tokens:
         """Token ids of one text together with where each token stands."""
-        encoding: Encoding = self._fast.encode(_clean(text))
+        encoding: Encoding = self._fast.encode(clean(text))
         offsets = np.array(encoding.offsets, dtype=np.int32).reshape(-1, 2)
         anchors = np.maximum(offsets[:, 0], offsets[:, 1] - 1)
         # Specials carry the offsets (0, 0); EOS belongs behind the last character.
@@ -104,6 +104,6 @@ def _load(path: Path) -> FastTokenizer:
         raise CheckpointError(f"{path} is not a tokenizer: {error}") from error
 
 
-def _clean(text: str) -> str:
+def clean(text: str) -> str:
     """Lone surrogates, which UTF-8 cannot hold, become U+FFFD: one character for one."""
     return LONE_SURROGATE.sub("\ufffd", text)

@@ -1,0 +1,69 @@
+"""When a server is asked again, and what its refusals become."""
+
+import asyncio
+import random
+import time
+from typing import TYPE_CHECKING
+
+from taskvec.core.errors import BusyError, InputError, TaskvecError
+
+if TYPE_CHECKING:
+    import httpx
+
+# Busy, or out for a moment. Encoding changes nothing on the server, so asking twice is safe.
+RETRIED = frozenset({429, 502, 503, 504})
+REFUSED = frozenset({400, 404, 409, 413, 422})
+FIRST_PAUSE_S = 0.25
+LONGEST_PAUSE_S = 20.0
+
+
+class Retries:
+    """The pauses of one request: doubling, with jitter, or as long as the server asks for."""
+
+    def __init__(self, allowed: int) -> None:
+        self._left = allowed
+        self._pause_s = FIRST_PAUSE_S
+
+    def wait_after(self, failure: TaskvecError, response: "httpx.Response | None" = None) -> None:
+        """Sleep before the next attempt; raises `failure` if none is left."""
+        time.sleep(self._next_pause_s(failure, response))
+
+    async def await_after(
+        self, failure: TaskvecError, response: "httpx.Response | None" = None
+    ) -> None:
+        """`wait_after`, awaited."""
+        await asyncio.sleep(self._next_pause_s(failure, response))
+
+    def _next_pause_s(self, failure: TaskvecError, response: "httpx.Response | None") -> float:
+        if self._left == 0:
+            raise failure
+        self._left -= 1
+        self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)
+        jittered = self._pause_s * random.uniform(0.5, 1)  # noqa: S311 - spreads callers, no secret
+        return min(max(jittered, _asked_for_s(response)), LONGEST_PAUSE_S)
+
+
+def failure_of(url: str, cause: "httpx.Response | Exception") -> TaskvecError:
+    """The error that stands for a failed request: a reply with an error status, or no reply."""
+    if isinstance(cause, Exception):
+        return TaskvecError(f"{url} cannot be reached: {type(cause).__name__}: {cause}")
+    status, detail = cause.status_code, _detail(cause)
+    if status in RETRIED:
+        return BusyError(f"{url} is busy ({status}): {detail}")
+    if status in REFUSED:
+        return InputError(f"{url} refused the request ({status}): {detail}")
+    return TaskvecError(f"{url} failed ({status}): {detail}")
+
+
+def _detail(response: "httpx.Response") -> str:
+    try:
+        return str(response.json()["detail"])
+    except (ValueError, KeyError, TypeError):
+        return response.reason_phrase
+
+
+def _asked_for_s(response: "httpx.Response | None") -> float:
+    try:
+        return float(response.headers["Retry-After"]) if response is not None else 0.0
+    except (KeyError, ValueError):
+        return 0.0

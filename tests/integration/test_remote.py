@@ -1,0 +1,155 @@
+"""RemoteEncoder against a real HTTP server on loopback."""
+
+import asyncio
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from taskvec.core import Embedder, Encoder, RemoteEncoder, shared_encoder
+from taskvec.core.embedder import Array
+from taskvec.core.errors import BusyError, InputError, LengthError, TaskError, TaskvecError
+from tests.checkpoints import TASKS
+from tests.remote_server import Server, serving
+
+TEXTS = ["read the file", "", "a thread lock\x00", "query \ud800"]
+
+
+@pytest.fixture(scope="module")
+def server(encoder: Encoder) -> Iterator[Server]:
+    with serving(encoder) as running:
+        yield running
+
+
+@pytest.fixture
+def remote(server: Server) -> Iterator[RemoteEncoder]:
+    server.seen.clear()
+    server.keys.clear()
+    with RemoteEncoder(server.url) as made:
+        yield made
+
+
+async def test_it_answers_as_the_encoder_behind_it(encoder: Encoder, remote: RemoteEncoder) -> None:
+    assert isinstance(remote, Embedder)
+    assert (remote.tasks, remote.dims, remote.dim) == (encoder.tasks, encoder.dims, encoder.dim)
+    assert remote.max_tokens == encoder.max_tokens
+    tasks = [None, *TASKS[:3]]
+    want = encoder.encode(TEXTS, task=tasks, dim=16)
+    np.testing.assert_allclose(remote.encode(TEXTS, task=tasks, dim=16), want, atol=1e-6)
+    np.testing.assert_allclose(await remote.aencode(TEXTS, task=tasks, dim=16), want, atol=1e-6)
+    assert remote.encode("one").shape == (32,)
+    assert remote.encode([], dim=8).shape == (0, 8)
+    spans = [(0, 4), (4, 9)]
+    chunks = encoder.encode_chunks("read the file", spans, dim=8)
+    np.testing.assert_allclose(
+        remote.encode_chunks("read the file", spans, dim=8), chunks, atol=1e-6
+    )
+    awaited = await remote.aencode_chunks("read the file", spans, dim=8)
+    np.testing.assert_allclose(awaited, chunks, atol=1e-6)
+    assert remote.encode_chunks("text", []).shape == (0, 32)
+    for task in (None, *TASKS):
+        assert remote.fingerprint(task, 8) == encoder.fingerprint(task, 8)
+    await remote.aclose()
+
+
+def test_long_lists_are_split_and_keep_their_order(encoder: Encoder, server: Server) -> None:
+    work = [f"file {i}" for i in range(25)]
+    server.seen.clear()
+    with RemoteEncoder(server.url, batch_size=4) as remote:
+        got = remote.encode(work, task=["separation", "classification"] * 12 + [None])
+    want = encoder.encode(work, task=["separation", "classification"] * 12 + [None])
+    np.testing.assert_allclose(got, want, atol=1e-6)
+    sizes = [len(asked["input"]) for path, asked in server.seen if path == "/v1/embeddings"]
+    assert sizes == [4, 4, 4, 4, 4, 4, 1]
+
+
+def test_a_busy_server_is_asked_again(remote: RemoteEncoder, server: Server) -> None:
+    remote.tasks  # noqa: B018 - asks for the model's card
+    server.failures[:] = [429, 503]
+    assert remote.encode("text").shape == (32,)
+    assert len(server.seen) == 4
+
+
+async def test_a_busy_server_is_asked_again_when_awaited(
+    remote: RemoteEncoder, server: Server
+) -> None:
+    server.failures[:] = [429, 502]
+    assert (await remote.aencode("text")).shape == (32,)
+    await remote.aclose()
+
+
+def test_a_server_that_stays_busy_is_given_up(server: Server) -> None:
+    with RemoteEncoder(server.url, retries=1) as remote:
+        server.failures[:] = [429, 429]
+        with pytest.raises(BusyError, match="busy"):
+            remote.encode("text")
+    assert not server.failures
+
+
+def test_refusals_and_failures_are_told_apart(remote: RemoteEncoder, server: Server) -> None:
+    remote.tasks  # noqa: B018 - asks for the model's card
+    with pytest.raises(TaskError, match="unknown task 'x'"):
+        remote.encode("text", task="x")
+    assert len(server.seen) == 1, "bad input is refused here, not there"
+    with pytest.raises(InputError, match="texts"):
+        remote.encode(["the file " * 2000], overflow="error")
+    server.failures[:] = [500]
+    with pytest.raises(TaskvecError, match="500") as caught:
+        remote.encode("text")
+    assert not isinstance(caught.value, InputError | LengthError)
+
+
+def test_the_key_is_sent(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.keys.clear()
+    with RemoteEncoder(server.url, api_key="secret") as remote:
+        remote.encode("text")
+        assert "secret" not in repr(remote)
+    monkeypatch.setenv("TASKVEC_API_KEY", "other")
+    with RemoteEncoder(server.url) as remote:
+        remote.encode("text")
+    assert server.keys == ["Bearer secret"] * 2 + ["Bearer other"] * 2
+
+
+def test_nobody_there_is_said_so() -> None:
+    with (
+        RemoteEncoder("http://127.0.0.1:9", retries=0) as remote,
+        pytest.raises(TaskvecError, match="cannot be reached"),
+    ):
+        remote.encode("text")
+
+
+@pytest.mark.parametrize("url", ["ftp://host", "host:80", ""])
+def test_a_bad_url_is_refused(url: str) -> None:
+    with pytest.raises(InputError, match="expected http"):
+        RemoteEncoder(url)
+
+
+def test_an_unknown_model_names_what_is_served(server: Server) -> None:
+    with (
+        RemoteEncoder(server.url, model="large") as remote,
+        pytest.raises(InputError, match=r"unknown model 'large'.*tiny"),
+    ):
+        remote.encode("text")
+
+
+def test_a_shared_encoder_of_a_url_is_remote(server: Server, encoder: Encoder) -> None:
+    shared = shared_encoder(server.url)
+    np.testing.assert_allclose(shared.encode("text"), encoder.encode("text"), atol=1e-6)
+    with pytest.raises(InputError, match="options are the server's"):
+        shared_encoder(server.url, dtype="float32").encode("text")
+
+
+def test_threads_and_loops_share_one(remote: RemoteEncoder, encoder: Encoder) -> None:
+    want = encoder.encode(["text"] * 32)
+
+    async def many() -> Array:
+        got = await asyncio.gather(*(remote.aencode("text") for _ in range(8)))
+        await remote.aclose()
+        return np.stack(got)
+
+    with ThreadPoolExecutor(8) as pool:
+        threads = list(pool.map(remote.encode, ["text"] * 32))
+    np.testing.assert_allclose(np.stack(threads), want, atol=1e-6)
+    for _ in range(2):
+        np.testing.assert_allclose(asyncio.run(many()), want[:8], atol=1e-6)
