@@ -1,5 +1,6 @@
 """Late chunking against token vectors of transformers' model, pooled by hand."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,7 @@ def test_span_vectors_are_means_of_the_documents_token_vectors(
 ) -> None:
     prompt, text = PROMPTS.get(task or "", ""), document(120)
     cuts = [0, 90, 110, 300, len(text)]
-    spans = list(zip(cuts, cuts[1:], strict=False))
+    spans = list(pairwise(cuts))
     encoding = tokenizer().encode(prompt + text)
     vectors = token_vectors(oracle, encoding.ids, task)
     want = []
@@ -56,7 +57,10 @@ def test_span_vectors_are_means_of_the_documents_token_vectors(
         inside = [start <= right - 1 - len(prompt) < end for _, right in encoding.offsets]
         inside[0], inside[-1] = number == 0, number == len(spans) - 1
         if number == 0:
-            inside = [i or right <= len(prompt) for i, (_, right) in zip(inside, encoding.offsets)]
+            inside = [
+                own or right <= len(prompt)
+                for own, (_, right) in zip(inside, encoding.offsets, strict=True)
+            ]
             inside[-1] = False
         want.append(unit(vectors[np.array(inside)].mean(axis=0)))
     with Encoder.load(folder, dtype="float32") as encoder:
@@ -65,7 +69,7 @@ def test_span_vectors_are_means_of_the_documents_token_vectors(
 
 
 def test_a_long_document_is_read_in_overlapping_windows(folder: Path, oracle: Oracle) -> None:
-    """Each window is BOS, prompt, its part of the text and EOS; overlaps are split in the middle."""
+    """A window is BOS, prompt, a part of the text and EOS; overlaps are split in the middle."""
     text = document(300)
     encoding = tokenizer().encode(PROMPT + text)
     ids = encoding.ids
@@ -77,7 +81,7 @@ def test_a_long_document_is_read_in_overlapping_windows(folder: Path, oracle: Or
     # 128 tokens of context overlap by a quarter of it, 32.
     count = -(-(body - 32) // (room - 32))
     starts = [round(i * (body - room) / (count - 1)) for i in range(count)]
-    assert all(b - a <= room - 32 for a, b in zip(starts, starts[1:], strict=False))
+    assert all(b - a <= room - 32 for a, b in pairwise(starts))
     kept = []
     for number, start in enumerate(starts):
         window = [*ids[:head], *ids[head + start : head + start + room], ids[-1]]

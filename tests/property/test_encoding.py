@@ -1,5 +1,7 @@
 """What must hold for any texts at all."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -77,7 +79,7 @@ def test_the_order_of_spans_does_not_matter(
 ) -> None:
     inner = data.draw(st.sets(st.integers(1, len(text) - 1), max_size=5))
     edges = [0, *sorted(inner), len(text)]
-    spans = list(zip(edges, edges[1:], strict=False))
+    spans = list(pairwise(edges))
     order = data.draw(st.permutations(range(len(spans))))
     straight = encoder.encode_chunks(text, spans)
     shuffled = encoder.encode_chunks(text, [spans[i] for i in order])
@@ -94,7 +96,18 @@ def test_one_span_over_any_text_is_plain_encoding(
 
 
 @pytest.mark.parametrize(
-    "text", ["", " ", "\n\t", "\x00", "a\x00b", "\ud800", "x\udfffy", "e\u0301", "\U0001f469\u200d\U0001f680"]
+    "text",
+    [
+        "",
+        " ",
+        "\n\t",
+        "\x00",
+        "a\x00b",
+        "\ud800",
+        "x\udfffy",
+        "e\u0301",
+        "\U0001f469\u200d\U0001f680",
+    ],
 )
 def test_odd_texts_are_texts(encoder: Encoder, text: str) -> None:
     assert np.isfinite(encoder.encode(text, task="retrieval.passage")).all()

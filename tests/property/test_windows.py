@@ -1,5 +1,7 @@
 """Spans to tokens to windows: nothing lost, nothing counted twice."""
 
+from itertools import pairwise
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,7 +28,7 @@ def test_spans_side_by_side_share_out_all_tokens(
     tokens, prompt, length = document
     inner = data.draw(st.sets(st.integers(1, max(1, length - 1)), max_size=6)) if length > 1 else []
     edges = [0, *sorted(inner), length]
-    spans = list(zip(edges, edges[1:], strict=False))
+    spans = list(pairwise(edges))
     owned = token_ranges(tokens, spans, prompt)
     holders = np.zeros(len(tokens.ids), dtype=int)
     for (start, end), ranges in zip(spans, owned, strict=True):
@@ -51,7 +53,7 @@ def test_windows_read_every_token_once_and_stay_within_the_context(
     ids = np.arange(head + length + 1, dtype=np.int32)
     whole = [[(0, len(ids))]]
     made = windows(ids, whole, head=head, max_tokens=head + room + 1, overlap=overlap)
-    read = []
+    read: list[int] = []
     for window in made:
         assert len(window.ids) <= head + room + 1
         assert list(window.ids[:head]) == list(range(head))
@@ -63,7 +65,10 @@ def test_windows_read_every_token_once_and_stay_within_the_context(
 
 
 @given(
-    length=st.integers(60, 400), room=st.integers(20, 50), overlap=st.integers(2, 10), data=st.data()
+    length=st.integers(60, 400),
+    room=st.integers(20, 50),
+    overlap=st.integers(2, 10),
+    data=st.data(),
 )
 def test_a_pooled_token_has_context_on_both_sides(
     length: int, room: int, overlap: int, data: st.DataObject

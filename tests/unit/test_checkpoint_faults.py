@@ -1,6 +1,7 @@
 """Broken checkpoints are refused in one sentence that names the file and the tensor."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -111,9 +112,7 @@ HF_FAULTS: dict[str, tuple[Break, list[str]]] = {
         ["adapter_model.safetensors", "layers.0.mlp.fc1.lora_B.weight", "missing"],
     ),
     "q of another width": (
-        edit_tensors(
-            lambda t: t.update({"layers.0.self_attn.k_proj.weight": torch.zeros(16, 32)})
-        ),
+        edit_tensors(lambda t: t.update({"layers.0.self_attn.k_proj.weight": torch.zeros(16, 32)})),
         ["model.safetensors", "layers.0.self_attn.k_proj.weight", "(16, 32)"],
     ),
 }
@@ -179,7 +178,7 @@ def test_a_pickled_lora_is_refused(tmp_path: Path) -> None:
     [("nowhere", "no model 'nowhere'"), ("./no/such/folder", "no model"), (__file__, "is a file")],
 )
 def test_a_source_that_is_no_model_is_refused(source: str, word: str) -> None:
-    with pytest.raises(CheckpointError, match=word):
+    with pytest.raises(CheckpointError, match=re.escape(word)):
         Encoder.load(source)
 
 
@@ -207,7 +206,8 @@ def test_a_save_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     with Encoder.load(tiny_checkpoint(tmp_path / "model")) as encoder:
         encoder.add_task("own", _lora(tmp_path))
         monkeypatch.setattr(
-            "taskvec.core.layout_hf.write_peft", lambda *_, **__: (_ for _ in ()).throw(OSError("full"))
+            "taskvec.core.layout_hf.write_peft",
+            lambda *_, **__: (_ for _ in ()).throw(OSError("full")),
         )
         with pytest.raises(OSError, match="full"):
             encoder.save(tmp_path / "saved", "hf")
@@ -235,7 +235,7 @@ def test_tasks_come_and_go(tmp_path: Path) -> None:
             encoder.remove_task("own")
         with pytest.raises(TaskError, match="unknown task 'own'"):
             encoder.encode("text", task="own")
-        with pytest.raises(CheckpointError, match="adapter_config.json is missing"):
+        with pytest.raises(CheckpointError, match=r"adapter_config\.json is missing"):
             encoder.add_task("other", tmp_path / "nowhere")
 
 

@@ -100,14 +100,16 @@ async def test_bad_input_raises_when_awaited(encoder: Encoder) -> None:
 
 
 def test_a_query_does_not_wait_for_a_bulk_job(checkpoint: Path) -> None:
-    with Encoder.load(checkpoint, dtype="float32", token_budget=256) as encoder:
-        with ThreadPoolExecutor(1) as pool:
-            bulk = pool.submit(encoder.encode, texts(3000, seed=5))
-            time.sleep(0.2)
-            for _ in range(3):
-                encoder.encode("how to read a file", task="retrieval.query", lane="query")
-            assert not bulk.done()
-            assert bulk.result().shape == (3000, 32)
+    with (
+        Encoder.load(checkpoint, dtype="float32", token_budget=256) as encoder,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        bulk = pool.submit(encoder.encode, texts(3000, seed=5))
+        time.sleep(0.2)
+        for _ in range(3):
+            encoder.encode("how to read a file", task="retrieval.query", lane="query")
+        assert not bulk.done()
+        assert bulk.result().shape == (3000, 32)
 
 
 def test_one_row_at_fault_fails_alone(checkpoint: Path) -> None:

@@ -92,7 +92,10 @@ def test_a_text_beyond_the_context_is_cut_or_refused(checkpoint: Path) -> None:
 
 
 def test_count_tokens_includes_the_prompt_of_a_task(encoder: Encoder) -> None:
-    bare, prompted = encoder.count_tokens("file"), encoder.count_tokens("file", task="retrieval.query")
+    bare, prompted = (
+        encoder.count_tokens("file"),
+        encoder.count_tokens("file", task="retrieval.query"),
+    )
     assert bare == [3]
     assert prompted == [3 + encoder.count_tokens(encoder.prompts["retrieval.query"].strip())[0] - 2]
 

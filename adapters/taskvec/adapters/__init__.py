@@ -1,0 +1,1 @@
+"""One module per framework: its embedding interface over a shared encoder, nothing else."""

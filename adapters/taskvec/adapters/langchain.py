@@ -1,0 +1,183 @@
+"""LangChain's `Embeddings` over a shared encoder."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from taskvec.core import Embedder, Roles, shared_encoder
+from taskvec.core.embedder import Array, Lane, Role
+from taskvec.core.errors import MissingExtraError
+
+try:
+    from langchain_core.embeddings import Embeddings
+    from langchain_core.stores import BaseStore
+    from pydantic import BaseModel, ConfigDict, Field
+except ImportError as error:
+    raise MissingExtraError("taskvec.adapters.langchain", "langchain") from error
+
+if TYPE_CHECKING:
+    from langchain_classic.embeddings import CacheBackedEmbeddings
+
+__all__ = ["TaskvecEmbeddings", "cached"]
+
+
+class TaskvecEmbeddings(BaseModel, Embeddings):
+    """Embeddings whose queries and documents each get their own task.
+
+    model: "starter", a folder, a hub id, or the URL of a server.
+    dim: a Matryoshka dim of the model; None is its full dim.
+    task: one task for both roles, instead of query_task and passage_task.
+    embedder: an encoder of your own, used in place of the shared one of `model`.
+
+    Nothing is loaded before the first text. A task or dim that the model does not have raises
+    TaskError or DimensionError there.
+
+    Example:
+        store = InMemoryVectorStore(TaskvecEmbeddings(dim=128))
+    """
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=(), populate_by_name=True)
+
+    model_name: str = Field(default="starter", alias="model")
+    dim: int | None = Field(default=None, gt=0, strict=True)
+    task: str | None = None
+    query_task: str | None = "retrieval.query"
+    passage_task: str | None = "retrieval.passage"
+    device: str = "auto"
+    dtype: str = "auto"
+    show_progress: bool = False
+    # An Embedder; typed so, pydantic would read its properties and thereby load a lazy encoder.
+    embedder: Any = Field(default=None, exclude=True, repr=False)
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        """Vectors of passages: one list of `dim` floats, of unit length, per text."""
+        vectors = self._embedder().encode(
+            texts, task=self._task("passage"), dim=self.dim, show_progress=self.show_progress
+        )
+        return _rows(vectors)
+
+    def embed_query(self, text: str) -> list[float]:
+        """The vector of one query: `dim` floats of unit length."""
+        lane: Lane = "query"
+        vectors = self._embedder().encode([text], task=self._task("query"), dim=self.dim, lane=lane)
+        return _rows(vectors)[0]
+
+    async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
+        """`embed_documents`, awaited."""
+        vectors = await self._embedder().aencode(
+            texts, task=self._task("passage"), dim=self.dim, show_progress=self.show_progress
+        )
+        return _rows(vectors)
+
+    async def aembed_query(self, text: str) -> list[float]:
+        """`embed_query`, awaited."""
+        vectors = await self._embedder().aencode(
+            [text], task=self._task("query"), dim=self.dim, lane="query"
+        )
+        return _rows(vectors)[0]
+
+    def cache_namespace(self, role: Role) -> str:
+        """What the vectors of a role depend on, as the namespace of a cache. Loads the model.
+
+        Raises InputError for a role other than "query" and "passage".
+        """
+        return self._embedder().fingerprint(task=self._task(role), dim=self.dim)
+
+    def _embedder(self) -> Embedder:
+        if self.embedder is not None:
+            injected: Embedder = self.embedder
+            return injected
+        return shared_encoder(self.model_name, device=self.device, dtype=self.dtype)
+
+    def _task(self, role: Role) -> str | None:
+        return Roles.choose(self.task, self.query_task, self.passage_task).task(role)
+
+
+def _rows(vectors: Array) -> list[list[float]]:
+    rows: list[list[float]] = vectors.tolist()
+    return rows
+
+
+def cached(
+    embeddings: TaskvecEmbeddings, store: BaseStore[str, bytes], *, batch_size: int | None = None
+) -> "CacheBackedEmbeddings":
+    """Embeddings that keep the vectors of queries and documents in a byte store.
+
+    Keys hold the role's fingerprint, so roles, models and dims share one store safely.
+    batch_size: documents to encode between two writes to the store; None writes once.
+
+    Example:
+        embeddings = cached(TaskvecEmbeddings(), LocalFileStore("vectors"))
+    """
+    try:
+        from langchain_classic.embeddings import CacheBackedEmbeddings  # noqa: PLC0415
+    except ImportError as error:
+        raise MissingExtraError("taskvec.adapters.langchain.cached", "langchain") from error
+    return CacheBackedEmbeddings(
+        embeddings,
+        _RoleStore(embeddings, "passage", store),
+        query_embedding_store=_RoleStore(embeddings, "query", store),
+        batch_size=batch_size,
+    )
+
+
+class _RoleStore(BaseStore[str, list[float]]):
+    """One role's vectors in a byte store, as float32, keyed by fingerprint and text.
+
+    LangChain's EncoderBackedStore would ask for the fingerprint once per text, and on the event
+    loop, where the first one loads the model.
+    """
+
+    def __init__(
+        self, embeddings: TaskvecEmbeddings, role: Role, store: BaseStore[str, bytes]
+    ) -> None:
+        self._embeddings = embeddings
+        self._role = role
+        self._store = store
+
+    def mget(self, keys: Sequence[str]) -> list[list[float] | None]:
+        return _unpack(self._store.mget(self._keys(keys)))
+
+    async def amget(self, keys: Sequence[str]) -> list[list[float] | None]:
+        return _unpack(await self._store.amget(await asyncio.to_thread(self._keys, keys)))
+
+    def mset(self, key_value_pairs: Sequence[tuple[str, list[float]]]) -> None:
+        self._store.mset(self._pairs(key_value_pairs))
+
+    async def amset(self, key_value_pairs: Sequence[tuple[str, list[float]]]) -> None:
+        await self._store.amset(await asyncio.to_thread(self._pairs, key_value_pairs))
+
+    def mdelete(self, keys: Sequence[str]) -> None:
+        self._store.mdelete(self._keys(keys))
+
+    async def amdelete(self, keys: Sequence[str]) -> None:
+        await self._store.amdelete(await asyncio.to_thread(self._keys, keys))
+
+    def yield_keys(self, *, prefix: str | None = None) -> Iterator[str]:
+        return iter(self._store.yield_keys(prefix=prefix))
+
+    def ayield_keys(self, *, prefix: str | None = None) -> AsyncIterator[str]:
+        return self._store.ayield_keys(prefix=prefix)
+
+    def _keys(self, texts: Sequence[str]) -> list[str]:
+        namespace = self._embeddings.cache_namespace(self._role)
+        return [f"{namespace}-{_digest(text)}" for text in texts]
+
+    def _pairs(self, pairs: Sequence[tuple[str, list[float]]]) -> list[tuple[str, bytes]]:
+        keys = self._keys([text for text, _ in pairs])
+        return [(key, _pack(vector)) for key, (_, vector) in zip(keys, pairs, strict=True)]
+
+
+def _digest(text: str) -> str:
+    return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _pack(vector: Sequence[float]) -> bytes:
+    return np.asarray(vector, dtype="<f4").tobytes()
+
+
+def _unpack(values: Sequence[bytes | None]) -> list[list[float] | None]:
+    return [None if v is None else np.frombuffer(v, dtype="<f4").tolist() for v in values]

@@ -1,0 +1,1 @@
+"""Whole workflows on a live system: stores, server, command line, training."""
