@@ -1,0 +1,105 @@
+"""Cuts a document into chunks of whole sentences and paragraphs, as spans of characters."""
+
+import string
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from taskvec.core.embedder import Array, Embedder, Span
+from taskvec.integrations.cli.extras import needs_extra
+from taskvec.integrations.cli.parser import DEFAULT_MODEL
+from taskvec.integrations.cli.readers import Document
+from taskvec.integrations.cli.stores.base import PASSAGE_TASK, Chunk
+
+# Stored with every file's digest: raise it when the same file would be cut or read otherwise.
+CHUNKING_VERSION = 1
+# Splitting takes time that grows with the square of the length: longer texts are split in blocks.
+BLOCK_CHARACTERS = 65_536
+MERE_MARKS = string.punctuation + string.whitespace
+# How much of a document is encoded at once, so that its chunks know their surroundings. A small
+# model gets worse at more than it was trained on; others use their long context.
+CONTEXTS = {DEFAULT_MODEL: 1_800}
+LONG_CONTEXT = 16_000
+
+
+class Splitter(Protocol):
+    """What semantic_text_splitter's splitters have in common."""
+
+    def chunk_indices(self, text: str) -> list[tuple[int, str]]:
+        """Each chunk's offset in characters, and its text."""
+
+
+def split_spans(document: Document, *, characters: int) -> list[Span]:
+    """Spans of chunks of at most this many characters, in order, without overlap.
+
+    A chunk of nothing but marks, such as a ruled line, is left out.
+    """
+    splitter = _splitter(characters, markdown=document.markdown)
+    return [
+        (start + offset, start + offset + len(text))
+        for start, end in _blocks(document.text)
+        for offset, text in splitter.chunk_indices(document.text[start:end])
+        if text.strip(MERE_MARKS)
+    ]
+
+
+def chunks_of(document: Document, spans: Sequence[Span]) -> list[Chunk]:
+    """The chunk of each span, with its place in the file."""
+    return [
+        Chunk(number, document.text[start:end], document.unit, document.place(start))
+        for number, (start, end) in enumerate(spans)
+    ]
+
+
+def context_of(model: str) -> int:
+    """How many characters of a document a model reads at once, where nothing else is said."""
+    return CONTEXTS.get(model, LONG_CONTEXT)
+
+
+def encode_spans(
+    embedder: Embedder, document: Document, spans: Sequence[Span], *, dim: int, context: int
+) -> Iterator[Array]:
+    """Late-chunked vectors of a document's spans, (K, dim) a section.
+
+    context: the longest section in characters; one chunk that is longer is a section of its own.
+    """
+    for group in _sections(spans, context):
+        start, end = group[0][0], group[-1][1]
+        moved = [(first - start, last - start) for first, last in group]
+        section = document.text[start:end]
+        yield embedder.encode_chunks(section, moved, task=PASSAGE_TASK, dim=dim)
+
+
+def join(parts: Sequence[Array], *, dim: int) -> Array:
+    """One (K, dim) array of all sections' vectors."""
+    return np.concatenate([np.zeros((0, dim), dtype=np.float32), *parts])
+
+
+def _splitter(characters: int, *, markdown: bool) -> Splitter:
+    with needs_extra("indexing files", "cli"):
+        from semantic_text_splitter import MarkdownSplitter, TextSplitter
+    return MarkdownSplitter(characters) if markdown else TextSplitter(characters)
+
+
+def _blocks(text: str) -> Iterator[Span]:
+    """Ranges that end at a blank line, a line's end or a space, where there is one."""
+    start = 0
+    while start < len(text):
+        end = min(start + BLOCK_CHARACTERS, len(text))
+        if end < len(text):
+            cuts = (text.rfind(mark, start + 1, end) for mark in ("\n\n", "\n", " "))
+            end = next((cut for cut in cuts if cut > 0), end)
+        yield start, end
+        start = end
+
+
+def _sections(spans: Sequence[Span], context: int) -> Iterator[list[Span]]:
+    group: list[Span] = []
+    for span in spans:
+        if group and span[1] - group[0][0] > context:
+            yield group
+            group = []
+        group.append(span)
+    if group:
+        yield group

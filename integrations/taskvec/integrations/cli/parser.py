@@ -1,0 +1,160 @@
+"""The command line's grammar; each command's module is imported only when it runs."""
+
+import argparse
+import importlib
+import importlib.metadata
+from collections.abc import Sequence
+from typing import NoReturn, Protocol, cast
+
+from taskvec.integrations.cli.failures import UsageError
+
+DEFAULT_CHUNK_CHARACTERS = 600
+DEFAULT_COLLECTION = "taskvec"
+DEFAULT_MODEL = "starter"
+DEFAULT_STORE = "qdrant:.taskvec/index"
+STORE_HELP = (
+    "qdrant:FOLDER, qdrant:http://HOST:6333, postgresql://… or postgres:FOLDER, where a FOLDER "
+    f"needs no server (default: {DEFAULT_STORE}); a Qdrant key is read from QDRANT_API_KEY"
+)
+MODEL_HELP = (
+    "starter, a folder, or a hub id such as jinaai/jina-embeddings-v3, whose weights are CC BY-NC"
+    " 4.0"
+)
+INDEX_MODEL_HELP = f"{MODEL_HELP} (default: the index's own, else {DEFAULT_MODEL})"
+INDEX_DIM_HELP = "Matryoshka dim (default: the index's own, else the model's full dim)"
+
+
+class Command(Protocol):
+    """What a module in `commands` offers."""
+
+    def run(self, arguments: argparse.Namespace) -> int:
+        """Do the command and return its exit code."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Reports bad usage as one sentence instead of a usage block."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UsageError with argparse's message and the help that explains it."""
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+def run_command_line(argv: Sequence[str] | None) -> int:
+    """Parse argv and run the command it names; print help where it names none."""
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
+    if arguments.command is None:
+        parser.print_help()
+        return 0
+    module = importlib.import_module(f"{__package__}.commands.{arguments.command}")
+    return cast("Command", module).run(arguments)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command."""
+    parser = Parser(
+        prog="taskvec",
+        allow_abbrev=False,
+        description="One multi-task encoder for LangChain, LlamaIndex, Qdrant and Postgres.",
+        epilog="Try `taskvec demo` first: it needs no server and no download.",
+    )
+    version = f"taskvec {importlib.metadata.version('taskvec')}"
+    parser.add_argument("--version", action="version", version=version)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
+    for add in (_add_demo, _add_encode, _add_index, _add_search, _add_info):
+        add(commands)
+    return parser
+
+
+def _command(
+    commands: "argparse._SubParsersAction[Parser]", name: str, summary: str, description: str = ""
+) -> Parser:
+    text = f"{summary[0].upper()}{summary[1:]}. {description}".strip()
+    return commands.add_parser(name, help=summary, description=text, allow_abbrev=False)
+
+
+def _add_encode(commands: "argparse._SubParsersAction[Parser]") -> None:
+    parser = _command(
+        commands,
+        "encode",
+        "turn texts into vectors",
+        "Without TEXT, or with -, every line of standard input is a text. JSON output is one "
+        "object a line, with the text's index and its vector.",
+    )
+    parser.add_argument("texts", metavar="TEXT", nargs="*", help="a text; - reads lines")
+    parser.add_argument("--model", default=DEFAULT_MODEL, help=MODEL_HELP)
+    parser.add_argument("--task", help="one of the model's tasks (default: the base weights)")
+    parser.add_argument("--dim", type=_positive, help="Matryoshka dim (default: the full dim)")
+    parser.add_argument("--format", choices=("json", "npy"), default="json")
+    parser.add_argument("--output", metavar="FILE", help="write here instead of printing")
+
+
+def _add_info(commands: "argparse._SubParsersAction[Parser]") -> None:
+    parser = _command(commands, "info", "show a model's tasks, prompts, dims and fingerprints")
+    parser.add_argument("model", metavar="MODEL", nargs="?", default=DEFAULT_MODEL, help=MODEL_HELP)
+    parser.add_argument("--dim", type=_positive, help="dim of the fingerprints")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _add_index(commands: "argparse._SubParsersAction[Parser]") -> None:
+    parser = _command(
+        commands,
+        "index",
+        "index files and folders for search",
+        "Reads text, Markdown, reStructuredText, HTML, PDF and source code. Indexing again "
+        "replaces what changed, removes what was deleted under PATHS, and skips the rest.",
+    )
+    parser.add_argument("paths", metavar="PATH", nargs="+", help="a file or a folder")
+    _add_store_options(parser)
+    parser.add_argument(
+        "--chunk-chars",
+        type=_positive,
+        default=DEFAULT_CHUNK_CHARACTERS,
+        help="longest chunk, in characters (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--context-chars",
+        type=_positive,
+        help="how much of a file is encoded at once, so that a chunk's vector knows its "
+        "surroundings (default: as much as does the model good)",
+    )
+
+
+def _add_search(commands: "argparse._SubParsersAction[Parser]") -> None:
+    parser = _command(commands, "search", "search an index")
+    parser.add_argument("query", metavar="QUERY", help="what to look for, in plain words")
+    _add_store_options(parser)
+    parser.add_argument("-k", type=_positive, default=5, help="results (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object a line")
+
+
+def _add_store_options(parser: Parser) -> None:
+    parser.add_argument("--store", default=DEFAULT_STORE, help=STORE_HELP)
+    parser.add_argument(
+        "--collection", default=DEFAULT_COLLECTION, help="name in the store (default: %(default)s)"
+    )
+    parser.add_argument("--model", help=INDEX_MODEL_HELP)
+    parser.add_argument("--dim", type=_positive, help=INDEX_DIM_HELP)
+
+
+def _add_demo(commands: "argparse._SubParsersAction[Parser]") -> None:
+    parser = _command(
+        commands,
+        "demo",
+        "answer questions from Python's own docstrings through all four adapters",
+        "Runs offline in a temporary folder and checks that the four agree.",
+    )
+    parser.add_argument("--model", default=DEFAULT_MODEL, help=MODEL_HELP)
+    parser.add_argument("--dim", type=_positive, help="Matryoshka dim (default: the full dim)")
+    parser.add_argument("--limit", type=_positive, help="index at most this many passages")
+    parser.add_argument("--keep", metavar="FOLDER", help="keep the stores here")
+
+
+def _positive(text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+    return number
