@@ -48,9 +48,6 @@ def compare(folder: Path, size: Size, dtype: str, *, repeats: int, count: int) -
         MIXED: [TASKS[i % len(TASKS)] for i in range(count)],
     }
     with Encoder.load(folder, device="cpu", dtype=dtype) as encoder:
-        # Prompts would be ours alone: the peers are given bare texts too.
-        for task in encoder.tasks:
-            encoder._prompts[task] = ""
         total = sum(encoder.count_tokens(work))
         runs: dict[tuple[str, str], Callable[[], object]] = {
             ("taskvec", mix): lambda t=t: encoder.encode(work, task=t)  # type: ignore[misc]

@@ -1,5 +1,6 @@
 """Random models with live LoRAs, of any size: speed does not depend on what weights know."""
 
+import json
 import shutil
 import warnings
 from dataclasses import dataclass
@@ -55,6 +56,10 @@ def write_model(folder: Path, size: Size) -> Path:
     torch.manual_seed(0)
     model = JinaEmbeddingsV3Model(config, add_pooling_layer=False).eval()
     model.save_pretrained(folder)
+    # Without prompts: the peers are given bare texts, and so are we.
+    config = json.loads((folder / "config.json").read_text())
+    prompts = {"task_instructions": {}, "lora_adaptations": list(FOLDERS)}
+    (folder / "config.json").write_text(json.dumps(config | prompts))
     shutil.copy(find("starter") / "tokenizer.json", folder)
     lora = LoraConfig(
         r=4,

@@ -1,6 +1,7 @@
 """RemoteEncoder against a real HTTP server on loopback."""
 
 import asyncio
+import base64
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,7 +12,7 @@ from taskvec.core import Embedder, Encoder, RemoteEncoder, shared_encoder
 from taskvec.core.embedder import Array
 from taskvec.core.errors import BusyError, InputError, LengthError, TaskError, TaskvecError
 from tests.checkpoints import TASKS
-from tests.remote_server import Server, serving
+from tests.remote_server import ROUTES, Server, serving
 
 TEXTS = ["read the file", "", "a thread lock\x00", "query \ud800"]
 
@@ -111,6 +112,50 @@ def test_the_key_is_sent(server: Server, monkeypatch: pytest.MonkeyPatch) -> Non
     assert server.keys == ["Bearer secret"] * 2 + ["Bearer other"] * 2
 
 
+BAD_REPLIES = {
+    "no data": {},
+    "null": {"data": None},
+    "no index": {"data": [{"embedding": ""}]},
+    "too few": {"data": []},
+    "floats": {"data": [{"index": 0, "embedding": [0.1]}]},
+    "bad base64": {"data": [{"index": 0, "embedding": "?"}]},
+    "other dim": {"data": [{"index": 0, "embedding": base64.b64encode(bytes(4)).decode()}]},
+    "NaN": {"data": [{"index": 0, "embedding": base64.b64encode(b"\xff" * 128).decode()}]},
+}
+
+
+@pytest.mark.parametrize("name", BAD_REPLIES)
+def test_a_reply_that_does_not_fit_is_refused(
+    remote: RemoteEncoder, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    remote.tasks  # noqa: B018 - asks for the model's card
+    for path in ("/v1/embeddings", "/v1/chunks", "/v1/fingerprint"):
+        monkeypatch.setitem(ROUTES, path, lambda *_: BAD_REPLIES[name])
+    for call in (
+        lambda: remote.encode(["text"]),
+        lambda: remote.encode_chunks("text", [(0, 4)]),
+        remote.fingerprint,
+    ):
+        with pytest.raises(TaskvecError, match="no taskvec server"):
+            call()
+
+
+@pytest.mark.parametrize("card", [{}, {"data": [{"id": 5}]}, {"data": [{"id": "a"}]}])
+def test_a_server_of_another_kind_is_refused(
+    server: Server, monkeypatch: pytest.MonkeyPatch, card: dict[str, object]
+) -> None:
+    monkeypatch.setitem(ROUTES, "/v1/models", lambda *_: card)
+    with RemoteEncoder(server.url) as remote, pytest.raises(TaskvecError, match="no taskvec"):
+        remote.encode("text")
+
+
+def test_a_closed_one_says_so(server: Server) -> None:
+    remote = RemoteEncoder(server.url)
+    remote.close()
+    with pytest.raises(BusyError, match="closed"):
+        remote.encode("text")
+
+
 def test_nobody_there_is_said_so() -> None:
     with (
         RemoteEncoder("http://127.0.0.1:9", retries=0) as remote,
@@ -119,10 +164,16 @@ def test_nobody_there_is_said_so() -> None:
         remote.encode("text")
 
 
-@pytest.mark.parametrize("url", ["ftp://host", "host:80", ""])
+@pytest.mark.parametrize("url", ["ftp://host", "host:80", "", None])
 def test_a_bad_url_is_refused(url: str) -> None:
     with pytest.raises(InputError, match="expected http"):
         RemoteEncoder(url)
+
+
+@pytest.mark.parametrize("option", [{"retries": -1}, {"batch_size": 0}])
+def test_bad_options_are_refused(option: dict[str, int]) -> None:
+    with pytest.raises(InputError, match="expected a whole number"):
+        RemoteEncoder("http://127.0.0.1:9", **option)
 
 
 def test_an_unknown_model_names_what_is_served(server: Server) -> None:
@@ -136,6 +187,7 @@ def test_an_unknown_model_names_what_is_served(server: Server) -> None:
 def test_a_shared_encoder_of_a_url_is_remote(server: Server, encoder: Encoder) -> None:
     shared = shared_encoder(server.url)
     np.testing.assert_allclose(shared.encode("text"), encoder.encode("text"), atol=1e-6)
+    shared.loaded.close()  # type: ignore[attr-defined]
     with pytest.raises(InputError, match="options are the server's"):
         shared_encoder(server.url, dtype="float32").encode("text")
 

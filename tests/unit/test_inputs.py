@@ -33,7 +33,13 @@ REFUSED: dict[str, tuple[Call, type[TaskvecError], str]] = {
     "chunk task": (lambda e: e.encode_chunks("a", [(0, 1)], task="x"), TaskError, "unknown task"),
     "chunk dim": (lambda e: e.encode_chunks("a", [(0, 1)], dim=9), DimensionError, "unknown dim 9"),
     "print task": (lambda e: e.fingerprint("x"), TaskError, "unknown task 'x'"),
-    "task name": (lambda e: e.add_task("", "folder"), TaskError, "non-empty"),
+    "no task": (lambda e: e.encode("a", task=5), TaskError, "task is int"),
+    "no spans": (lambda e: e.encode_chunks("abc", None), InputError, "spans is NoneType"),
+    "span of floats": (lambda e: e.encode_chunks("abc", [(0.9, 1.9)]), InputError, r"spans\[0\]"),
+    "span of text": (lambda e: e.encode_chunks("abc", ["01"]), InputError, r"spans\[0\] is '01'"),
+    "task name": (lambda e: e.add_task("", "folder"), TaskError, "task name ''"),
+    "task path": (lambda e: e.add_task("../x", "folder"), TaskError, "task name '../x'"),
+    "prompt": (lambda e: e.add_task("x", "folder", prompt=None), InputError, "prompt is NoneType"),
 }
 
 
@@ -48,7 +54,9 @@ def test_bad_input_is_named(encoder: Encoder, name: str) -> None:
     ("options", "message"),
     [
         ({"device": "tpu"}, "unknown device 'tpu'"),
-        ({"device": "cuda:77"}, "cuda"),
+        ({"device": "cuda:77"}, "CUDA devices"),
+        ({"device": ["cpu"]}, "unknown device"),
+        ({"dtype": ["float32"]}, "unknown dtype"),
         ({"device": "meta"}, "unknown device 'meta'"),
         ({"dtype": "float8"}, "unknown dtype 'float8'"),
         ({"max_tokens": 2}, "max_tokens is 2: expected a whole number from 3 to 1024"),
@@ -89,6 +97,8 @@ def test_a_text_beyond_the_context_is_cut_or_refused(checkpoint: Path) -> None:
             encoder.encode(["a", long], overflow="error")
         with pytest.raises(LengthError, match="leaves no room in 20 tokens"):
             encoder.encode_chunks(long, [(0, 5)], task="retrieval.query")
+        with pytest.raises(LengthError, match="leaves no room in 20 tokens"):
+            encoder.encode("the file", task="retrieval.query")
 
 
 def test_count_tokens_includes_the_prompt_of_a_task(encoder: Encoder) -> None:
@@ -100,10 +110,24 @@ def test_count_tokens_includes_the_prompt_of_a_task(encoder: Encoder) -> None:
     assert prompted == [3 + encoder.count_tokens(encoder.prompts["retrieval.query"].strip())[0] - 2]
 
 
-def test_a_span_of_white_space_takes_its_nearest_token(encoder: Encoder) -> None:
-    text = "file   \n\n   path"
-    vectors = encoder.encode_chunks(text, [(0, 4), (5, 9), (12, 16)], task=None)
-    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+def test_a_span_without_a_token_of_its_own_takes_the_one_after_it(encoder: Encoder) -> None:
+    text = "read the file path"  # pieces "▁read" "▁the" "▁file" "▁path", known by their last letter
+    spans = [(0, 4), (9, 11), (9, 13), (13, 18)]
+    vectors = encoder.encode_chunks(text, spans, task=None)
+    np.testing.assert_allclose(vectors[1], vectors[2], atol=1e-6)
+    assert abs(vectors[1] - vectors[0]).max() > 0.01
+
+
+def test_equal_spans_have_equal_vectors_in_any_order(encoder: Encoder) -> None:
+    text = "read the file path of the json document"
+    spans = [(0, 8), (0, 8), (0, len(text)), (9, len(text)), (0, len(text))]
+    vectors = encoder.encode_chunks(text, spans)
+    backwards = encoder.encode_chunks(text, spans[::-1])[::-1]
+    np.testing.assert_allclose(vectors, backwards, atol=1e-6)
+    np.testing.assert_allclose(vectors[0], vectors[1], atol=1e-6)
+    np.testing.assert_allclose(
+        vectors[2], encoder.encode(text, task="retrieval.passage"), atol=1e-6
+    )
 
 
 def test_roles() -> None:

@@ -10,11 +10,12 @@ from torch import Tensor
 from taskvec.core.packing import Packed
 
 HALF = (torch.bfloat16, torch.float16)
+FLASH_CAPABILITY = (8, 0)  # Ampere; older cards have no flash kernel
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, packed: Packed) -> Tensor:
     """Softmax attention of every row over itself alone. q, k, v: (T, H, D/H). Returns the same."""
-    if q.is_cuda and q.dtype in HALF and (varlen := _varlen()):
+    if q.is_cuda and q.dtype in HALF and (varlen := _varlen(q.device)):
         longest = max(packed.lengths)
         mixed: Tensor = varlen(q, k, v, packed.offsets, packed.offsets, longest, longest)
         return mixed
@@ -32,8 +33,10 @@ def _rows(q: Tensor, k: Tensor, v: Tensor, rows: int) -> Tensor:
 
 
 @functools.cache
-def _varlen() -> Any:
+def _varlen(device: torch.device) -> Any:
     """Variable-length flash attention, from torch or from flash-attn; None without either."""
+    if torch.cuda.get_device_capability(device) < FLASH_CAPABILITY:
+        return None
     try:
         from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415
     except ImportError:

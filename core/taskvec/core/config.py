@@ -1,6 +1,8 @@
 """What a checkpoint's config.json says of its model."""
 
 import json
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +20,9 @@ PROMPTS = {
     "retrieval.passage": "Represent the document for retrieval: ",
 }
 ROPE_BASE = 20_000.0
+# Far beyond any model of this kind, and small enough for a table of all positions.
+MAX_POSITIONS = 1 << 20
+TASK_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,99}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,7 @@ def read_config(folder: Path) -> ModelConfig:
     except KeyError as error:
         raise CheckpointError(f"{path}: {error.args[0]!r} is missing") from error
     except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: a value has the wrong type: {error}") from error
+        raise CheckpointError(f"{path}: {error}") from error
     _check(path, raw, config)
     return config
 
@@ -73,7 +78,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     if not isinstance(raw, dict):
         raise CheckpointError(f"{path} is not a JSON object")
@@ -94,54 +99,103 @@ def _layout(path: Path, raw: dict[str, Any]) -> Layout:
 
 
 def _parse(raw: dict[str, Any], layout: Layout) -> ModelConfig:
-    hidden = int(raw["hidden_size"])
-    prompts = raw.get("task_instructions")
+    hidden = _whole(raw, "hidden_size")
     return ModelConfig(
         layout=layout,
-        vocab=int(raw["vocab_size"]),
+        vocab=_whole(raw, "vocab_size"),
         hidden=hidden,
-        layers=int(raw["num_hidden_layers"]),
-        heads=int(raw["num_attention_heads"]),
-        ffn=int(raw["intermediate_size"]),
-        norm_eps=float(raw.get("layer_norm_eps", 1e-5)),
+        layers=_whole(raw, "num_hidden_layers"),
+        heads=_whole(raw, "num_attention_heads"),
+        ffn=_whole(raw, "intermediate_size"),
+        norm_eps=_number(raw, "layer_norm_eps", 1e-5),
         rope_base=_rope_base(raw),
-        max_tokens=int(raw["max_position_embeddings"]) - POSITION_OFFSET,
-        bos=int(raw.get("bos_token_id", 0)),
-        eos=int(raw.get("eos_token_id", 2)),
-        pad=int(raw.get("pad_token_id", 1)),
-        dims=_dims(raw.get("matryoshka_dimensions"), hidden),
-        tasks=tuple(raw.get("lora_adaptations") or ()),
-        prompts=dict(PROMPTS if prompts is None else prompts),
-        lora_rank=int(raw.get("lora_rank", 0)),
-        lora_alpha=float(raw.get("lora_alpha", 1.0)),
+        max_tokens=_whole(raw, "max_position_embeddings", high=MAX_POSITIONS) - POSITION_OFFSET,
+        bos=_whole(raw, "bos_token_id", 0, low=0),
+        eos=_whole(raw, "eos_token_id", 2, low=0),
+        pad=_whole(raw, "pad_token_id", 1, low=0),
+        dims=_dims(raw, hidden),
+        tasks=_tasks(raw),
+        prompts=_prompts(raw),
+        lora_rank=_whole(raw, "lora_rank", 0, low=0),
+        lora_alpha=_number(raw, "lora_alpha", 1.0),
     )
 
 
+def check_task_name(name: object) -> str:
+    """A name that may be a folder's in the hf layout. Raises ValueError otherwise."""
+    if not isinstance(name, str) or not TASK_NAME.fullmatch(name):
+        raise ValueError(
+            f"task name {name!r}: use up to 100 letters, digits, '.', '_' and '-', "
+            "and begin with a letter or digit"
+        )
+    return name
+
+
+def _whole(
+    raw: dict[str, Any], key: str, default: int | None = None, *, low: int = 1, high: int = 1 << 31
+) -> int:
+    value = raw[key] if default is None else raw.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ValueError(f"{key} is {value!r}, expected a whole number from {low} to {high}")
+    return value
+
+
+def _number(raw: dict[str, Any], key: str, default: float) -> float:
+    value = raw.get(key, default)
+    good = isinstance(value, int | float) and not isinstance(value, bool)
+    if not good or not 0 < value < math.inf:
+        raise ValueError(f"{key} is {value!r}, expected a positive number")
+    return float(value)
+
+
 def _rope_base(raw: dict[str, Any]) -> float:
+    if "rotary_emb_base" in raw:
+        return _number(raw, "rotary_emb_base", ROPE_BASE)
     rope = raw.get("rope_parameters") or {}
-    kind = rope.get("rope_type", "default")
-    if kind != "default":
-        raise ValueError(f"rope_type {kind!r} is not supported, only 'default'")
-    return float(raw.get("rotary_emb_base") or rope.get("rope_theta") or ROPE_BASE)
+    if not isinstance(rope, dict):
+        raise TypeError(f"rope_parameters is {rope!r}, expected an object")
+    if raw.get("rope_scaling") or rope.get("rope_type", "default") != "default":
+        raise ValueError("only rope_type 'default' is supported, without rope_scaling")
+    if rope.get("partial_rotary_factor", 1) != 1:
+        raise ValueError("partial_rotary_factor must be 1")
+    return _number(rope, "rope_theta", ROPE_BASE)
 
 
-def _dims(given: list[int] | None, hidden: int) -> tuple[int, ...]:
+def _dims(raw: dict[str, Any], hidden: int) -> tuple[int, ...]:
     """The trained dims, ascending; the full dim is always one of them."""
-    chosen = {int(dim) for dim in (DIMS if given is None else given) if int(dim) <= hidden}
-    return tuple(sorted(chosen | {hidden}))
+    given = raw.get("matryoshka_dimensions") or DIMS
+    if not isinstance(given, list | tuple):
+        raise TypeError(f"matryoshka_dimensions is {given!r}, expected a list")
+    dims = {_whole({"matryoshka_dimensions": dim}, "matryoshka_dimensions") for dim in given}
+    return tuple(sorted({dim for dim in dims if dim <= hidden} | {hidden}))
+
+
+def _tasks(raw: dict[str, Any]) -> tuple[str, ...]:
+    given = raw.get("lora_adaptations") or []
+    if not isinstance(given, list):
+        raise TypeError(f"lora_adaptations is {given!r}, expected a list")
+    names = tuple(check_task_name(name) for name in given)
+    if len(set(names)) != len(names):
+        raise ValueError(f"lora_adaptations names a task twice: {given}")
+    return names
+
+
+def _prompts(raw: dict[str, Any]) -> dict[str, str]:
+    given = raw.get("task_instructions")
+    if given is None:
+        return dict(PROMPTS)
+    if not isinstance(given, dict) or not all(isinstance(text, str) for text in given.values()):
+        raise ValueError("task_instructions must map tasks to texts")
+    return given
 
 
 def _check(path: Path, raw: dict[str, Any], config: ModelConfig) -> None:
-    if min(config.vocab, config.hidden, config.layers, config.heads, config.ffn) < 1:
-        raise CheckpointError(f"{path}: sizes must be positive")
     if config.hidden % config.heads or config.head_dim % 2:
         raise CheckpointError(
             f"{path}: hidden_size {config.hidden} cannot be cut into {config.heads} even heads"
         )
     if config.max_tokens < 3:
         raise CheckpointError(f"{path}: max_position_embeddings leaves no room for a text")
-    if min(config.dims) < 1:
-        raise CheckpointError(f"{path}: matryoshka_dimensions must be positive")
     if raw.get("hidden_act", "gelu") != "gelu":
         raise CheckpointError(f"{path}: hidden_act {raw['hidden_act']!r} is not supported")
     if raw.get("type_vocab_size", 1) != 1:

@@ -9,13 +9,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from types import MappingProxyType
-from typing import ParamSpec, Self
+from typing import NoReturn, Self, TypeVarTuple, get_args
 
 import numpy as np
 
 from taskvec.core.checkpoint import Checkpoint, Lora, base_digest, lora_digest
-from taskvec.core.config import Layout, ModelConfig, read_config
+from taskvec.core.config import Layout, ModelConfig, check_task_name, read_config
 from taskvec.core.embedder import Array, Lane, Overflow, Span, TaskArgument
 from taskvec.core.engine import Engine
 from taskvec.core.errors import InputError, LengthError, TaskError
@@ -30,7 +29,7 @@ from taskvec.core.inputs import (
 )
 from taskvec.core.layout_hf import HfCheckpoint, save_hf
 from taskvec.core.layout_jina import JinaCheckpoint, save_jina
-from taskvec.core.model import Model
+from taskvec.core.model import Model, Task
 from taskvec.core.peft_format import read_peft
 from taskvec.core.placement import TOKEN_BUDGETS, choose_device, choose_dtype
 from taskvec.core.pooling import check_dim, cut
@@ -43,7 +42,7 @@ from taskvec.core.writing import new_folder
 # Bumped whenever the same weights would give other vectors than before.
 VECTORS_VERSION = 1
 MAX_OVERLAP = 512
-Arguments = ParamSpec("Arguments")
+Arguments = TypeVarTuple("Arguments")
 SAVERS = {"jina": save_jina, "hf": save_hf}
 
 
@@ -52,7 +51,7 @@ class _Prepared:
     """A call's rows, ready for the engine."""
 
     rows: list[Window]
-    tasks: list[str | None]
+    tasks: list[Task | None]
     slots: int
 
 
@@ -74,12 +73,19 @@ class Encoder:
         self._tokenizer = tokenizer
         self._model = model
         self._max_tokens = checkpoint.config.max_tokens
-        self._loras: dict[str, Lora] = {task: checkpoint.lora(task) for task in checkpoint.tasks}
-        self._prompts = {task: checkpoint.config.prompts.get(task, "") for task in self._loras}
+        # Replaced as a whole, never changed: a call sees the tasks of one moment.
+        self._tasks: dict[str, Task] = {
+            name: self._make_task(name, checkpoint.config.prompts.get(name, ""), lora)
+            for name, lora in ((name, checkpoint.lora(name)) for name in checkpoint.tasks)
+        }
         self._changing = threading.Lock()
-        model.set_loras(self._loras)
+        model.set_tasks(list(self._tasks.values()))
         self._engine = Engine(model, token_budget=budget)
-        self._preparing = ThreadPoolExecutor(1, thread_name_prefix="taskvec-tokenize")
+        # Queries have a thread of their own, so that none waits for a bulk job's tokens.
+        self._preparing: dict[Lane, ThreadPoolExecutor] = {
+            lane: ThreadPoolExecutor(1, thread_name_prefix=f"taskvec-tokenize-{lane}")
+            for lane in get_args(Lane)
+        }
         self._finalizer = weakref.finalize(self, _shut, self._engine, self._preparing)
 
     @classmethod
@@ -125,12 +131,12 @@ class Encoder:
     @property
     def tasks(self) -> tuple[str, ...]:
         """Names of the tasks that the model has a LoRA for."""
-        return tuple(self._loras)
+        return tuple(self._tasks)
 
     @property
     def prompts(self) -> Mapping[str, str]:
         """What each task puts before a text; "" for none."""
-        return MappingProxyType(self._prompts)
+        return {name: task.prompt for name, task in self._tasks.items()}
 
     @property
     def dims(self) -> tuple[int, ...]:
@@ -209,7 +215,7 @@ class Encoder:
         """`encode`, awaited: no thread waits for it, and cancelling it frees its rows."""
         kept = check_dim(dim, self.dims)
         check_lane(lane)
-        prepared = await self._aside(self._prepare, texts, task, overflow)
+        prepared = await self._aside(lane, self._prepare, texts, task, overflow)
         with progress_bar(len(prepared.rows), shown=show_progress) as progress:
             means = await asyncio.wrap_future(self._submit(prepared, lane, progress))
         vectors = cut(means, kept)
@@ -226,9 +232,9 @@ class Encoder:
         """Late chunking: read the document once, pool the token vectors of each span.
 
         A token belongs to the span that holds its last character; a span of white space alone
-        takes the nearest token. The first span also takes BOS and the prompt, the last one EOS,
-        so that one span over the whole text gives what `encode` gives. A document longer than
-        `max_tokens` is read in overlapping windows, nothing is cut off.
+        takes the token after it. The first span also takes BOS and the prompt, the last one EOS,
+        so that one span over a text within the context gives what `encode` gives. A document
+        longer than `max_tokens` is read in overlapping windows, nothing is cut off.
 
         Args:
             document: the whole text.
@@ -258,7 +264,7 @@ class Encoder:
     ) -> Array:
         """`encode_chunks`, awaited."""
         kept = check_dim(dim, self.dims)
-        prepared = await self._aside(self._prepare_chunks, document, spans, task)
+        prepared = await self._aside("bulk", self._prepare_chunks, document, spans, task)
         return cut(await asyncio.wrap_future(self._submit(prepared, "bulk", None)), kept)
 
     def count_tokens(self, texts: str | Sequence[str], *, task: TaskArgument = None) -> list[int]:
@@ -266,45 +272,51 @@ class Encoder:
 
         Never truncated: compare with `max_tokens` to see what `encode` would cut.
         """
+        self._engine.check_process()
         checked = check_texts(texts)
-        tasks = check_tasks(task, len(checked), self.tasks)
+        tasks = self._served(check_tasks(task, len(checked), self.tasks))
         return [len(ids) for ids in self._tokenize(checked, tasks)]
 
     def fingerprint(self, task: str | None = None, dim: int | None = None) -> str:
-        """A string that changes exactly when the vectors of this task and dim would.
+        """A string that changes whenever the vectors of this task and dim would.
 
         It covers weights, LoRA, prompt, tokenizer, context, pooling and dim; not device, dtype
         or file layout, which move vectors by floating-point noise alone. Keep it beside stored
         vectors. The first call reads all weights once.
         """
+        self._engine.check_process()
         kept = check_dim(dim, self.dims)
         check_task(task, self.tasks)
-        lora = "" if task is None else self._lora_digest(task)
-        prompt = "" if task is None else self._prompts[task]
+        [served] = self._served([task])
+        lora, prompt = (lora_digest(served.lora), served.prompt) if served else ("", "")
         parts = (self._base_digest, lora, prompt, str(self._max_tokens), "mean", str(kept))
-        digest = hashlib.sha256("\0".join(parts).encode())
+        digest = hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass"))
         return f"taskvec{VECTORS_VERSION}-{digest.hexdigest()[:32]}"
 
     def add_task(self, name: str, peft_folder: str | Path, *, prompt: str = "") -> None:
         """Serve a LoRA of your own beside the model's, at once and in the same batches.
 
-        Raises TaskError if the name is taken, CheckpointError for a LoRA of another base.
+        Raises TaskError for a name that is taken or not one for a folder, InputError for a prompt
+        that is no text, CheckpointError for a LoRA of another base.
         """
-        if not isinstance(name, str) or not name:
-            raise TaskError(f"task name {name!r}: expected a non-empty str")
-        lora = read_peft(Path(peft_folder), self.config)
+        try:
+            check_task_name(name)
+        except ValueError as error:
+            raise TaskError(str(error)) from None
+        if not isinstance(prompt, str):
+            raise InputError(f"prompt is {type(prompt).__name__}: expected str")
+        task = self._make_task(name, prompt, read_peft(Path(peft_folder), self.config))
         with self._changing:
-            if name in self._loras:
+            if name in self._tasks:
                 raise TaskError(f"task {name!r} exists already: remove it first")
-            self._serve(self._loras | {name: lora}, self._prompts | {name: prompt})
+            self._serve(self._tasks | {name: task})
 
     def remove_task(self, name: str) -> None:
         """Stop serving a task; texts still queued for it fail with TaskError."""
         with self._changing:
-            if name not in self._loras:
+            if name not in self._tasks:
                 raise TaskError(f"unknown task {name!r}: the model has {self.tasks}")
-            loras = {task: lora for task, lora in self._loras.items() if task != name}
-            self._serve(loras, {task: self._prompts[task] for task in loras})
+            self._serve({other: task for other, task in self._tasks.items() if other != name})
 
     def save(self, folder: str | Path, layout: Layout = "jina") -> None:
         """Write the model with all its present tasks to a new folder.
@@ -314,13 +326,16 @@ class Encoder:
         """
         if layout not in SAVERS:
             raise InputError(f"unknown layout {layout!r}: use one of {tuple(SAVERS)}")
+        self._engine.check_process()
+        loras = {name: task.lora for name, task in self._tasks.items()}
         with new_folder(Path(folder)) as scratch:
-            SAVERS[layout](scratch, self._checkpoint, self._loras, self._prompts)
+            SAVERS[layout](scratch, self._checkpoint, loras, self.prompts)
             self._tokenizer.save(scratch)
 
     def close(self) -> None:
         """Finish what is queued and end the threads. Closing twice does nothing."""
-        self._finalizer()
+        self._finalizer.detach()
+        _shut(self._engine, self._preparing)
 
     def __enter__(self) -> Self:
         """Use as a context manager that closes at the end."""
@@ -334,20 +349,48 @@ class Encoder:
         size = f"{config.layers} layers, {config.hidden} wide"
         return f"<Encoder {size}, tasks {self.tasks}, {self.dtype} on {self.device}>"
 
-    def _serve(self, loras: dict[str, Lora], prompts: dict[str, str]) -> None:
-        self._engine.exclusively(lambda model: model.set_loras(loras))
-        self._loras, self._prompts = loras, prompts
+    def __deepcopy__(self, memo: object) -> Self:
+        """Itself: weights and threads are shared, never copied."""
+        return self
 
-    def _tokenize(self, texts: Sequence[str], tasks: Sequence[str | None]) -> list[Ids]:
-        prompts = self._prompts
-        prompted = [prompts.get(task or "", "") + t for t, task in zip(texts, tasks, strict=True)]
-        return self._tokenizer.ids(prompted)
+    def __reduce__(self) -> NoReturn:
+        """Weights and threads do not travel."""
+        raise TypeError(
+            "an Encoder cannot be pickled: load it in the other process, or pickle a "
+            "shared_encoder, which does so by itself"
+        )
+
+    def _make_task(self, name: str, prompt: str, lora: Lora) -> Task:
+        [ids] = self._tokenizer.ids([prompt])
+        return Task(name, prompt, lora, head=len(ids) - 1)
+
+    def _serve(self, tasks: dict[str, Task]) -> None:
+        self._engine.exclusively(lambda model: model.set_tasks(list(tasks.values())))
+        self._tasks = tasks
+
+    def _served(self, names: Sequence[str | None]) -> list[Task | None]:
+        """The tasks of this moment by their names.
+
+        Raises TaskError for an unknown one, LengthError for one whose prompt fills the context.
+        """
+        tasks = self._tasks
+        for name in set(names):
+            check_task(name, tuple(tasks))
+            if name is not None and tasks[name].head + 2 > self._max_tokens:
+                raise LengthError(
+                    f"the prompt of {name!r} leaves no room in {self._max_tokens} tokens"
+                )
+        return [None if name is None else tasks[name] for name in names]
+
+    def _tokenize(self, texts: Sequence[str], tasks: Sequence[Task | None]) -> list[Ids]:
+        pairs = zip(texts, tasks, strict=True)
+        return self._tokenizer.ids([task.prompt + text if task else text for text, task in pairs])
 
     def _prepare(
         self, texts: str | Sequence[str], task: TaskArgument, overflow: Overflow
     ) -> _Prepared:
         checked = check_texts(texts)
-        tasks = check_tasks(task, len(checked), self.tasks)
+        tasks = self._served(check_tasks(task, len(checked), self.tasks))
         check_overflow(overflow)
         ids = self._tokenize(checked, tasks)
         if overflow == "error":
@@ -359,26 +402,25 @@ class Encoder:
     def _prepare_chunks(self, document: str, spans: Sequence[Span], task: str | None) -> _Prepared:
         check_task(task, self.tasks)
         checked = check_spans(spans, len(check_text(document)))
-        prompt = self._prompts.get(task or "", "")
+        [served] = self._served([task])
+        prompt = served.prompt if served else ""
         tokens = self._tokenizer.tokens(prompt + document)
-        head = tokens.head(len(prompt))
-        if head + 2 > self._max_tokens:
-            raise LengthError(f"the prompt of {task!r} leaves no room in {self._max_tokens} tokens")
         rows = windows(
             tokens.ids,
             token_ranges(tokens, checked, len(prompt)),
-            head=head,
+            head=tokens.head(len(prompt)),
             max_tokens=self._max_tokens,
             overlap=min(MAX_OVERLAP, self._max_tokens // 4),
         )
-        return _Prepared(rows, [task] * len(rows), len(checked))
+        return _Prepared(rows, [served] * len(rows), len(checked))
 
     async def _aside(
-        self, prepare: Callable[Arguments, _Prepared], *args: Arguments.args, **_: Arguments.kwargs
+        self, lane: Lane, prepare: Callable[[*Arguments], _Prepared], *arguments: *Arguments
     ) -> _Prepared:
-        """Tokenize in the encoder's own thread, so that a long text never blocks the loop."""
+        """Tokenize in a thread of the encoder's own, so that a long text never blocks the loop."""
         self._engine.check_open()
-        return await asyncio.get_running_loop().run_in_executor(self._preparing, prepare, *args)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._preparing[lane], prepare, *arguments)
 
     def _refuse_long(self, ids: Sequence[Ids]) -> None:
         for i, row in enumerate(ids):
@@ -405,9 +447,6 @@ class Encoder:
         tokenizer = hashlib.sha256(self._tokenizer.to_json().encode())
         return base_digest(self._checkpoint) + tokenizer.hexdigest()
 
-    def _lora_digest(self, task: str) -> str:
-        return lora_digest(self._loras[task])
-
 
 _LAYOUTS: dict[Layout, type[JinaCheckpoint] | type[HfCheckpoint]] = {
     "jina": JinaCheckpoint,
@@ -415,6 +454,7 @@ _LAYOUTS: dict[Layout, type[JinaCheckpoint] | type[HfCheckpoint]] = {
 }
 
 
-def _shut(engine: Engine, preparing: ThreadPoolExecutor) -> None:
-    preparing.shutdown(wait=False)
+def _shut(engine: Engine, preparing: Mapping[Lane, ThreadPoolExecutor]) -> None:
     engine.close()
+    for executor in preparing.values():
+        executor.shutdown(wait=False)

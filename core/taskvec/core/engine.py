@@ -19,7 +19,7 @@ from torch import Tensor
 
 from taskvec.core.embedder import Array, Lane
 from taskvec.core.errors import BusyError, TaskvecError
-from taskvec.core.model import Model
+from taskvec.core.model import Model, Task
 from taskvec.core.packing import pack
 from taskvec.core.pooling import mean
 from taskvec.core.tokenizer import Ids
@@ -39,6 +39,11 @@ class Request:
     progress: Callable[[int], object] | None = None
     future: "Future[Array]" = field(default_factory=Future)
 
+    def finish(self) -> None:
+        """End the request with its mean vectors, unless it has ended already."""
+        with suppress(InvalidStateError):
+            self.future.set_result(mean(self.sums, self.counts))
+
     def fail(self, error: BaseException) -> None:
         """End the request with an error, unless it has ended already."""
         with suppress(InvalidStateError):
@@ -50,7 +55,7 @@ class Row:
     """One text, or one window of a long one, waiting for its forward pass."""
 
     window: Window
-    task: str | None
+    task: Task | None
     request: Request
 
 
@@ -71,7 +76,7 @@ class Engine:
     def submit(
         self,
         windows: Sequence[Window],
-        tasks: Sequence[str | None],
+        tasks: Sequence[Task | None],
         *,
         slots: int,
         lane: Lane,
@@ -98,7 +103,8 @@ class Engine:
         return request.future
 
     def exclusively(self, change: Callable[[Model], None]) -> None:
-        """Change the model between two batches."""
+        """Change the model between two batches. Raises what `check_open` raises."""
+        self.check_open()
         with self._model_lock:
             change(self._model)
 
@@ -114,11 +120,15 @@ class Engine:
 
     def check_open(self) -> None:
         """Raises BusyError once closed, TaskvecError in a process forked after loading."""
+        self.check_process()
+        if self._closed:
+            raise BusyError("the encoder is closed: load it again")
+
+    def check_process(self) -> None:
+        """Raises TaskvecError in a process that was forked after loading."""
         if self._owner != os.getpid():
             # Neither this thread nor torch's own survive a fork; waiting for them would hang.
             raise TaskvecError("the encoder was loaded before a fork: load it in the child process")
-        if self._closed:
-            raise BusyError("the encoder is closed: load it again")
 
     def _start(self) -> None:
         if self._thread is None:
@@ -128,7 +138,10 @@ class Engine:
     def _run(self) -> None:
         while batch := self._next_batch():
             for row, sums in self._serve(batch):
-                _deliver(row, sums)
+                try:
+                    _deliver(row, sums)
+                except BaseException as error:  # noqa: BLE001 - a progress bar may raise anything
+                    row.request.fail(error)
 
     def _next_batch(self) -> list[Row]:
         """Wait for rows and take up to the token budget; empty once closed and drained."""
@@ -197,5 +210,5 @@ def _deliver(row: Row, sums: Array) -> None:
     request.pending -= 1
     if request.progress:
         request.progress(1)
-    if request.pending == 0 and request.future.set_running_or_notify_cancel():
-        request.future.set_result(mean(request.sums, request.counts))
+    if request.pending == 0:
+        request.finish()

@@ -32,6 +32,8 @@ def check_tasks(task: TaskArgument, count: int, known: Sequence[str]) -> list[st
     if task is None or isinstance(task, str):
         check_task(task, known)
         return [task] * count
+    if not isinstance(task, Iterable):
+        raise TaskError(f"task is {type(task).__name__}: expected a name, None, or one per text")
     tasks = list(task)
     if len(tasks) != count:
         raise InputError(f"{len(tasks)} tasks for {count} texts: give one task, or one per text")

@@ -9,19 +9,28 @@ from torch import Tensor
 
 from taskvec.core.checkpoint import Checkpoint, Lora, tensor_shapes
 from taskvec.core.config import POSITION_OFFSET, ModelConfig
+from taskvec.core.errors import CheckpointError
 from taskvec.core.layout_jina import original_name
 from taskvec.core.peft_format import LINEARS, QKV, TABLES, read_peft, write_peft
 from taskvec.core.tensors import TensorFiles
 from taskvec.core.writing import write_tensors
 
 NORMS = {"norm1": "post_attention_layernorm", "norm2": "post_mlp_layernorm"}
-# The published tasks first and in their usual order; folders of other names keep theirs.
 FOLDERS = {
     "retrieval.query": "retrieval_query",
     "retrieval.passage": "retrieval_passage",
     "separation": "separation",
     "classification": "classification",
     "text-matching": "text_matching",
+}
+
+
+ADAPTER_CONFIG = "adapter_config.json"
+OWN = "task_"
+# Names that a task's folder must not have, because something else in the checkpoint does.
+TAKEN = {
+    *FOLDERS.values(),
+    *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
 }
 
 
@@ -76,16 +85,21 @@ def save_hf(
 
 
 def task_folder(task: str) -> str:
-    """The subfolder of a task's LoRA."""
-    return FOLDERS.get(task, task)
+    """The subfolder of a task's LoRA: no two tasks share one."""
+    return FOLDERS.get(task) or (f"{OWN}{task}" if task in TAKEN or task.startswith(OWN) else task)
 
 
-def _adapters(folder: Path, order: tuple[str, ...]) -> dict[str, Path]:
-    names = {task_folder(task): task for task in (*order, *FOLDERS)}
-    found = {path.parent.name: path.parent for path in folder.glob("*/adapter_config.json")}
-    known = {task: found[name] for name, task in names.items() if name in found}
-    others = {name: path for name, path in sorted(found.items()) if name not in names}
-    return known | others
+def _adapters(folder: Path, listed: tuple[str, ...]) -> dict[str, Path]:
+    """The PEFT folders of the tasks that the config lists, or else of the published ones.
+
+    Other folders, such as a trainer's checkpoints, are none of the model's tasks.
+    """
+    places = {task: folder / task_folder(task) for task in listed or FOLDERS}
+    found = {task: path for task, path in places.items() if (path / ADAPTER_CONFIG).exists()}
+    missing = [task for task in listed if task not in found]
+    if missing:
+        raise CheckpointError(f"{places[missing[0]] / ADAPTER_CONFIG} of a listed task is missing")
+    return found
 
 
 def _stems(name: str) -> list[str]:

@@ -1,5 +1,6 @@
 """The layout of jinaai/jina-embeddings-v3: one safetensors file, every task's LoRA stacked."""
 
+import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -74,12 +75,11 @@ def save_jina(
     tensors = {_key(name): checkpoint.tensor(name) for name in tensor_shapes(config)}
     for module, (out, width) in linear_shapes(config).items() if loras else ():
         pairs = [_padded(lora, module, rank, scaling, (out, width)) for lora in loras.values()]
-        a, b = (torch.stack(part) for part in zip(*pairs, strict=True))
+        a, b = (_stacked(part) for part in zip(*pairs, strict=True))
         if module in TABLES:
             a, b = a.transpose(1, 2), b.transpose(1, 2)
         a_key, b_key = _lora_keys(module)
-        dtype = checkpoint.tensor(f"{module}.weight").dtype
-        tensors |= {a_key: a.to(dtype), b_key: b.to(dtype)}
+        tensors |= {a_key: a, b_key: b}
     write_tensors(folder / "model.safetensors", tensors)
     described = _config_json(config, tuple(loras), prompts, rank, scaling * rank)
     (folder / "config.json").write_text(json.dumps(described, indent=2), encoding="utf-8")
@@ -112,15 +112,20 @@ def _stem(module: str) -> str:
 
 
 def _padded(lora: Lora, module: str, rank: int, scaling: float, shape: tuple[int, ...]) -> LoraPair:
-    """A pair of the wanted rank and scaling, float32; zeros for a module that the task leaves."""
+    """A pair of the wanted rank and scaling; zeros for a module that the task leaves alone."""
     out, width = shape
-    a, b = torch.zeros(rank, width), torch.zeros(out, rank)
-    if module in lora.pairs:
-        given_a, given_b = lora.pairs[module]
-        own = given_a.shape[0]
-        a[:own] = given_a
-        b[:, :own] = given_b.float() * (lora.scaling / scaling)
-    return a, b
+    none = torch.zeros(0, width, dtype=torch.bfloat16), torch.zeros(out, 0, dtype=torch.bfloat16)
+    a, b = lora.pairs.get(module, none)
+    ratio = lora.scaling / scaling
+    b = b if ratio == 1 else b.float() * ratio
+    missing = rank - a.shape[0]
+    return torch.nn.functional.pad(a, (0, 0, 0, missing)), torch.nn.functional.pad(b, (0, missing))
+
+
+def _stacked(tensors: tuple[Tensor, ...]) -> Tensor:
+    """One tensor of all tasks', in a dtype that holds each exactly."""
+    dtype = functools.reduce(torch.promote_types, (tensor.dtype for tensor in tensors))
+    return torch.stack([tensor.to(dtype) for tensor in tensors])
 
 
 def _config_json(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from taskvec.core.checkpoint import Lora
+from taskvec.core.errors import CheckpointError
 from taskvec.core.tensors import Shape
 
 BASE = -1  # the index that stands for "no task": base weights alone
@@ -27,13 +28,13 @@ class Mix:
         self.tokens = rows.repeat_interleave(torch.tensor(lengths, device=device))  # [T]
         self._masks: dict[tuple[int, ...], Tensor] = {}
 
-    def mask(self, ranks: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """(T, R) ones where a rank is of the token's own task. ranks: of each task."""
+    def own(self, u: Tensor, ranks: tuple[int, ...]) -> Tensor:
+        """u, with zeros where a rank is not of the token's task. u: (T, R); ranks: of each task."""
         if ranks not in self._masks:
             owners = torch.arange(len(ranks)).repeat_interleave(torch.tensor(ranks))
-            owners = owners.to(self.tokens.device)
-            self._masks[ranks] = (self.tokens[:, None] == owners).to(dtype)
-        return self._masks[ranks]
+            self._masks[ranks] = self.tokens[:, None] != owners.to(self.tokens.device)
+        # Not a product: what another task's LoRA overflows to must not become NaN here.
+        return u.masked_fill(self._masks[ranks], 0)
 
 
 class LoraStack:
@@ -45,8 +46,8 @@ class LoraStack:
         pairs = [lora.pairs.get(module, none) for lora in loras]
         self.ranks = tuple(a.shape[0] for a, _ in pairs)
         scaled = [b.T.float() * lora.scaling for lora, (_, b) in zip(loras, pairs, strict=True)]
-        self.a = torch.cat([a.to(like) for a, _ in pairs])
-        self.b = torch.cat(scaled).to(like)
+        self.a = finite(torch.cat([a.to(like) for a, _ in pairs]), f"LoRA A of {module}")
+        self.b = finite(torch.cat(scaled).to(like), f"LoRA B of {module}")
 
     def slice(self, task: int) -> slice:
         """Where a task's ranks lie in R."""
@@ -60,7 +61,7 @@ class LoraStack:
         if mix.only is not None:
             own = self.slice(mix.only)
             return y.addmm_(x @ self.a[own].T, self.b[own])
-        return y.addmm_((x @ self.a.T) * mix.mask(self.ranks, x.dtype), self.b)
+        return y.addmm_(mix.own(x @ self.a.T, self.ranks), self.b)
 
 
 class TableLora:
@@ -79,4 +80,11 @@ class TableLora:
         if mix.only is not None:
             own = self._stack.slice(mix.only)
             return y.addmm_(rows[:, own], self._stack.b[own])
-        return y.addmm_(rows * mix.mask(self._stack.ranks, y.dtype), self._stack.b)
+        return y.addmm_(mix.own(rows, self._stack.ranks), self._stack.b)
+
+
+def finite(tensor: Tensor, name: str) -> Tensor:
+    """The tensor. Raises CheckpointError if it holds NaN or infinity, or overflows its dtype."""
+    if not tensor.sum(dtype=torch.float32).isfinite():
+        raise CheckpointError(f"{name} holds values that are not finite in {tensor.dtype}")
+    return tensor

@@ -7,6 +7,7 @@ Letters: B rows, T tokens, D hidden, H heads, R LoRA ranks.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
@@ -17,10 +18,23 @@ from taskvec.core.attention import attend
 from taskvec.core.checkpoint import Checkpoint, Lora, linear_shapes
 from taskvec.core.config import ModelConfig
 from taskvec.core.errors import TaskError
-from taskvec.core.lora import BASE, LoraStack, Mix, TableLora
+from taskvec.core.lora import BASE, LoraStack, Mix, TableLora, finite
 from taskvec.core.packing import Packed
 
 Rope: TypeAlias = tuple[Tensor, Tensor]  # cos and sin, [T, 1, D/H/2] each
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A task that is served. Two with the same name are still two: a text keeps its own.
+
+    head: tokens that BOS and the prompt take.
+    """
+
+    name: str
+    prompt: str
+    lora: Lora
+    head: int
 
 
 class Linear:
@@ -77,10 +91,11 @@ class Model:
         self.device, self.dtype = device, dtype
 
         def read(name: str) -> Tensor:
-            return checkpoint.tensor(name).to(device, dtype)
+            return finite(checkpoint.tensor(name).to(device, dtype), name)
 
         def norm(name: str) -> Norm:
             weight, bias = (checkpoint.tensor(f"{name}.{part}") for part in ("weight", "bias"))
+            finite(weight, name), finite(bias, name)
             return Norm(weight.to(device), bias.to(device), self.config.norm_eps)
 
         self._linears = {
@@ -104,24 +119,33 @@ class Model:
         ]
         self._rope = rope_table(self.config, device, dtype)
         self._tables: dict[str, TableLora] = {}
-        self._tasks: tuple[str, ...] = ()
+        self._tasks: tuple[Task, ...] = ()
 
-    def set_loras(self, loras: Mapping[str, Lora]) -> None:
-        """Replace the tasks that the model serves."""
-        self._tasks = tuple(loras)
+    def set_tasks(self, tasks: Sequence[Task]) -> None:
+        """Replace the tasks that the model serves.
+
+        Raises CheckpointError for a LoRA that is not finite in the model's dtype; the former
+        tasks stay then.
+        """
+        loras = [task.lora for task in tasks]
+        shapes = linear_shapes(self.config)
+        stacks = {
+            module: LoraStack(loras, module, shape, self._word) if loras else None
+            for module, shape in shapes.items()
+        }
+        self._tasks = tuple(tasks)
         self._tables = {}
-        for module, shape in linear_shapes(self.config).items():
-            stack = LoraStack(list(loras.values()), module, shape, self._word) if loras else None
+        for module, stack in stacks.items():
             if module in self._linears:
                 self._linears[module].lora = stack
             elif stack:
                 self._tables[module] = TableLora(stack)
 
     @torch.inference_mode()
-    def forward(self, packed: Packed, tasks: Sequence[str | None]) -> Tensor:
-        """Token vectors of a packed batch, (T, D). tasks: (B,) names, None for base weights.
+    def forward(self, packed: Packed, tasks: Sequence[Task | None]) -> Tensor:
+        """Token vectors of a packed batch, (T, D). tasks: (B,), None for base weights.
 
-        Raises TaskError for a task that `set_loras` did not name.
+        Raises TaskError for a task that is served no more.
         """
         mix = Mix([self._index(task) for task in tasks], packed.lengths, self.device)
         x = self._embed(packed, mix)
@@ -130,11 +154,11 @@ class Model:
             x = layer(x, packed, rope, mix)
         return x
 
-    def _index(self, task: str | None) -> int:
+    def _index(self, task: Task | None) -> int:
         if task is None:
             return BASE
         if task not in self._tasks:
-            raise TaskError(f"unknown task {task!r}: it was removed before its text was encoded")
+            raise TaskError(f"task {task.name!r} was removed before its text was encoded")
         return self._tasks.index(task)
 
     def _embed(self, packed: Packed, mix: Mix) -> Tensor:

@@ -1,9 +1,10 @@
 """A LoRA in PEFT's files: adapter_config.json and adapter_model.safetensors."""
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -26,6 +27,9 @@ UNSUPPORTED = {
     "use_qalora": "QA-LoRA",
     "alora_invocation_tokens": "activated LoRA",
     "layer_replication": "layer replication",
+    "lora_bias": "a LoRA with biases",
+    "fan_in_fan_out": "fan_in_fan_out",
+    "target_parameters": "target_parameters",
 }
 
 
@@ -148,15 +152,30 @@ def _check_method(folder: Path, described: Mapping[str, Any]) -> None:
             raise CheckpointError(f"{path}: {name} is not supported, only plain LoRA")
     if described.get("bias", "none") != "none":
         raise CheckpointError(f"{path}: a LoRA with trained biases is not supported")
-    for key in ("r", "lora_alpha"):
-        if not isinstance(described.get(key), int | float) or described[key] <= 0:
-            raise CheckpointError(f"{path}: {key!r} must be a positive number")
+    if not _is_positive(described.get("r"), int):
+        raise CheckpointError(f"{path}: 'r' must be a positive whole number")
+    if not _is_positive(described.get("lora_alpha"), int | float):
+        raise CheckpointError(f"{path}: 'lora_alpha' must be a positive number")
+    for key, kind in (("rank_pattern", int), ("alpha_pattern", int | float)):
+        pattern = described.get(key) or {}
+        values = pattern.values() if isinstance(pattern, dict) else [None]
+        if not all(_is_positive(value, kind) for value in values):
+            raise CheckpointError(f"{path}: {key!r} must map modules to positive numbers")
+
+
+def _is_positive(value: object, kind: Any) -> bool:
+    good = isinstance(value, kind) and not isinstance(value, bool)
+    return good and 0 < cast("float", value) < math.inf
 
 
 def _by_pattern(pattern: Mapping[str, float] | None, stem: str, default: float) -> float:
     """PEFT's rule: the first pattern that matches the end of a module's name decides."""
     for key, value in (pattern or {}).items():
-        if re.match(rf"(.*\.)?({key})$", stem):
+        try:
+            matched = re.match(rf"(.*\.)?({key})$", stem)
+        except re.error as error:
+            raise CheckpointError(f"adapter_config.json: {key!r} is no pattern: {error}") from None
+        if matched:
             return value
     return default
 

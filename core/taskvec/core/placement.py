@@ -18,8 +18,10 @@ def choose_device(device: str) -> torch.device:
         chosen = torch.device(device)
     except (RuntimeError, TypeError):
         raise InputError(f"unknown device {device!r}: use 'auto', 'cpu', 'cuda' or 'mps'") from None
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"device {device!r} asked for, but torch sees no CUDA device")
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"device {device!r}: torch sees {torch.cuda.device_count()} CUDA devices")
+    if chosen.type == "mps" and not torch.backends.mps.is_available():
+        raise InputError(f"device {device!r}: torch sees no MPS device")
     if chosen.type not in TOKEN_BUDGETS:
         raise InputError(f"unknown device {device!r}: use 'auto', 'cpu', 'cuda' or 'mps'")
     return chosen
@@ -29,7 +31,7 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
     """The dtype of a name; "auto" is bfloat16 where the hardware multiplies it, else float32."""
     if dtype == "auto":
         return torch.bfloat16 if _has_bfloat16(device) else torch.float32
-    if dtype not in DTYPES:
+    if not isinstance(dtype, str) or dtype not in DTYPES:
         raise InputError(f"unknown dtype {dtype!r}: use 'auto' or one of {tuple(DTYPES)}")
     return DTYPES[dtype]
 

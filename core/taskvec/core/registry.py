@@ -5,18 +5,34 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple, Self
 
 from taskvec.core.embedder import Array, Embedder, Lane, Overflow, Span, TaskArgument
 from taskvec.core.encoder import Encoder
 from taskvec.core.errors import InputError
 from taskvec.core.remote import RemoteEncoder
+from taskvec.core.source import STARTER
+
+
+class _Options(NamedTuple):
+    """Options of `Encoder.load`, its defaults by default."""
+
+    device: str = "auto"
+    dtype: str = "auto"
+    max_tokens: int | None = None
+    revision: str | None = None
+    token_budget: int | None = None
 
 
 class LazyEmbedder:
-    """An embedder that is loaded at its first use, once, whichever thread comes first."""
+    """An embedder that is loaded at its first use, once, whichever thread comes first.
 
-    def __init__(self, load: Callable[[], Embedder]) -> None:
-        self._load = load
+    Pickled, it names its model and options; unpickled, it is the other process's own.
+    """
+
+    def __init__(self, source: str | Path, options: _Options) -> None:
+        self._source = source
+        self._options = options
         self._loading = threading.Lock()
         self._loaded: Embedder | None = None
 
@@ -26,8 +42,15 @@ class LazyEmbedder:
         with self._loading:
             embedder = self._loaded
             if embedder is None:
-                embedder = self._loaded = self._load()
+                embedder = self._loaded = _load(self._source, self._options)
         return embedder
+
+    def __deepcopy__(self, memo: object) -> Self:
+        """Itself: that is what sharing means."""
+        return self
+
+    def __reduce__(self) -> tuple[Callable[..., Embedder], tuple[object, ...]]:
+        return _shared, (self._source, self._options)
 
     async def aloaded(self) -> Embedder:
         """`loaded`, without holding up the event loop while the model loads."""
@@ -114,7 +137,7 @@ class LazyEmbedder:
         return self.loaded.fingerprint(task, dim)
 
 
-_SHARED: dict[tuple[object, ...], LazyEmbedder] = {}
+_SHARED: dict[tuple[str, _Options], LazyEmbedder] = {}
 _CHANGING = threading.Lock()
 
 
@@ -133,29 +156,28 @@ def shared_encoder(
     failed load is tried again at the next. Options are those of `Encoder.load`, which says what
     they raise. "http://…" or "https://…" gives a `RemoteEncoder`, which takes none of them.
     """
-
-    def load() -> Embedder:
-        if is_url(source):
-            if options != ("auto", "auto", None, None, None):
-                raise InputError(f"device, dtype and other options are the server's: {source}")
-            return RemoteEncoder(str(source))
-        return Encoder.load(
-            source,
-            device=device,
-            dtype=dtype,
-            max_tokens=max_tokens,
-            revision=revision,
-            token_budget=token_budget,
-        )
-
-    options = (device, dtype, max_tokens, revision, token_budget)
-    with _CHANGING:
-        return _SHARED.setdefault((str(source), *options), LazyEmbedder(load))
+    return _shared(source, _Options(device, dtype, max_tokens, revision, token_budget))
 
 
 def is_url(source: str | Path) -> bool:
     """Whether a source names a server rather than weights."""
     return isinstance(source, str) and source.startswith(("http://", "https://"))
+
+
+def _shared(source: str | Path, options: _Options) -> LazyEmbedder:
+    # A folder is known by where it is, whatever folder the process works in later.
+    if source != STARTER and os.path.isdir(str(source)):  # noqa: PTH112 - never raises
+        source = Path(source).resolve()
+    with _CHANGING:
+        return _SHARED.setdefault((str(source), options), LazyEmbedder(source, options))
+
+
+def _load(source: str | Path, options: _Options) -> Embedder:
+    if not is_url(source):
+        return Encoder.load(source, **options._asdict())
+    if options != _Options():
+        raise InputError(f"device, dtype and other options are the server's: {source}")
+    return RemoteEncoder(str(source))
 
 
 def _forget() -> None:

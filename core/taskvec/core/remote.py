@@ -7,20 +7,23 @@ The server speaks Jina's and OpenAI's `POST /v1/embeddings`, and beside it `POST
 
 import asyncio
 import base64
+import operator
 import os
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from taskvec.core.embedder import Array, Lane, Overflow, Span, TaskArgument
-from taskvec.core.errors import InputError, MissingExtraError, TaskvecError
+from taskvec.core.errors import BusyError, InputError, MissingExtraError, TaskvecError
 from taskvec.core.inputs import (
     check_lane,
     check_overflow,
+    check_positive,
     check_task,
     check_tasks,
     check_text,
@@ -85,8 +88,10 @@ class RemoteEncoder:
         retries: int = 4,
         batch_size: int = 256,
     ) -> None:
-        if not url.startswith(("http://", "https://")):
+        if not isinstance(url, str) or not url.startswith(("http://", "https://")):
             raise InputError(f"url {url!r}: expected http://… or https://…")
+        check_positive("retries", retries, low=0)
+        check_positive("batch_size", batch_size)
         self._url = url.rstrip("/")
         self._model = model
         self._retries = retries
@@ -145,7 +150,8 @@ class RemoteEncoder:
         with progress_bar(len(vectors), shown=show_progress) as progress:
             for call in calls:
                 reply = self._send("POST", "/v1/embeddings", json=call.payload)
-                vectors[call.rows] = _vectors(reply["data"], len(call.rows))
+                with self._reading():
+                    vectors[call.rows] = _vectors(reply["data"], (len(call.rows), kept))
                 if progress:
                     progress(len(call.rows))
         return vectors[0] if isinstance(texts, str) else vectors
@@ -170,7 +176,8 @@ class RemoteEncoder:
         with progress_bar(len(vectors), shown=show_progress) as progress:
             for call in calls:
                 reply = await self._asend("POST", "/v1/embeddings", json=call.payload)
-                vectors[call.rows] = _vectors(reply["data"], len(call.rows))
+                with self._reading():
+                    vectors[call.rows] = _vectors(reply["data"], (len(call.rows), kept))
                 if progress:
                     progress(len(call.rows))
         return vectors[0] if isinstance(texts, str) else vectors
@@ -184,9 +191,10 @@ class RemoteEncoder:
         dim: int | None = None,
     ) -> Array:
         """As `Encoder.encode_chunks`."""
-        payload = self._chunk_payload(self._card(), document, spans, task, dim)
+        payload, shape = self._chunk_payload(self._card(), document, spans, task, dim)
         reply = self._send("POST", "/v1/chunks", json=payload)
-        return _chunks(reply, len(spans), payload["dimensions"])
+        with self._reading():
+            return _vectors(reply["data"][0]["chunks"], shape)
 
     async def aencode_chunks(
         self,
@@ -197,9 +205,10 @@ class RemoteEncoder:
         dim: int | None = None,
     ) -> Array:
         """`encode_chunks`, awaited."""
-        payload = self._chunk_payload(await self._acard(), document, spans, task, dim)
+        payload, shape = self._chunk_payload(await self._acard(), document, spans, task, dim)
         reply = await self._asend("POST", "/v1/chunks", json=payload)
-        return _chunks(reply, len(spans), payload["dimensions"])
+        with self._reading():
+            return _vectors(reply["data"][0]["chunks"], shape)
 
     def fingerprint(self, task: str | None = None, dim: int | None = None) -> str:
         """As `Encoder.fingerprint`: the server's own."""
@@ -208,10 +217,12 @@ class RemoteEncoder:
         query: dict[str, Any] = {"model": card.name, "dimensions": check_dim(dim, card.dims)}
         if task is not None:
             query["task"] = task
-        return str(self._send("GET", "/v1/fingerprint", params=query)["fingerprint"])
+        reply = self._send("GET", "/v1/fingerprint", params=query)
+        with self._reading():
+            return _text(reply["fingerprint"])
 
     def close(self) -> None:
-        """Close the connections of this thread's calls."""
+        """Close the connections of all calls that are not awaited."""
         self._client.close()
 
     async def aclose(self) -> None:
@@ -258,11 +269,13 @@ class RemoteEncoder:
         spans: Sequence[Span],
         task: str | None,
         dim: int | None,
-    ) -> dict[str, Any]:
+    ) -> tuple[dict[str, Any], tuple[int, int]]:
+        """What to send, and the shape of the vectors to come, (K, dim)."""
         check_task(task, card.tasks)
         checked = check_spans(spans, len(check_text(document)))
         kept = check_dim(dim, card.dims)
-        return _payload(card, task, kept) | {"input": [{"text": clean(document), "spans": checked}]}
+        content = {"input": [{"text": clean(document), "spans": checked}]}
+        return _payload(card, task, kept) | content, (len(checked), kept)
 
     def _card(self) -> _Card:
         with self._asking:
@@ -276,19 +289,33 @@ class RemoteEncoder:
         return self._known
 
     def _choose(self, reply: dict[str, Any]) -> _Card:
-        cards = {card["id"]: card for card in reply["data"]}
+        with self._reading():
+            cards = {_text(card["id"]): card for card in reply["data"]}
         name = self._model or next(iter(cards), "")
         if name not in cards:
             raise InputError(f"unknown model {name!r}: {self._url} serves {tuple(cards)}")
         card = cards[name]
-        if "tasks" not in card:
-            raise TaskvecError(f"{self._url} is not a taskvec server: it tells no tasks")
-        dims = tuple(sorted(card["dimensions"]))
-        return _Card(name, tuple(card["tasks"]), dims, int(card["max_tokens"]))
+        with self._reading():
+            tasks = tuple(_text(task) for task in card["tasks"])
+            dims = tuple(sorted(operator.index(dim) for dim in card["dimensions"]))
+            return _Card(name, tasks, dims, operator.index(card["max_tokens"]))
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """While a reply is read: whatever does not fit is the server's fault, and said so."""
+        try:
+            yield
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise TaskvecError(
+                f"{self._url} answers as no taskvec server does: {reason}"
+            ) from error
 
     def _send(self, method: str, path: str, **content: Any) -> dict[str, Any]:
         retries = Retries(self._retries)
         while True:
+            if self._client.is_closed:
+                raise BusyError("the encoder is closed: make it again")
             try:
                 response = self._client.request(method, path, **content)
             except _httpx().TransportError as error:
@@ -331,22 +358,25 @@ def _parsed(url: str, response: "httpx.Response") -> dict[str, Any]:
     return reply
 
 
-def _vectors(data: list[dict[str, Any]], count: int) -> Array:
-    """(count, dim) in the order of the items' indices, which a server may shuffle."""
-    ordered = sorted(data, key=lambda item: item["index"])
-    if [item["index"] for item in ordered] != list(range(count)):
-        raise TaskvecError(f"the server answered {len(data)} vectors for {count} texts")
-    return np.stack([_decode(item["embedding"]) for item in ordered])
+def _vectors(data: list[dict[str, Any]], shape: tuple[int, int]) -> Array:
+    """Vectors in the order of the items' indices, which a server may shuffle.
+
+    Raises ValueError unless they have the shape that was asked for and are finite.
+    """
+    ordered = sorted(data, key=lambda item: operator.index(item["index"]))
+    if [item["index"] for item in ordered] != list(range(shape[0])):
+        raise ValueError(f"{len(data)} vectors for {shape[0]} texts")
+    rows = [base64.b64decode(item["embedding"], validate=True) for item in ordered]
+    vectors = np.frombuffer(b"".join(rows), dtype="<f4").astype(np.float32).reshape(shape)
+    if {len(row) for row in rows} - {4 * shape[1]} or not np.isfinite(vectors).all():
+        raise ValueError(f"vectors that are not {shape[1]} finite numbers each")
+    return vectors
 
 
-def _chunks(reply: dict[str, Any], count: int, dim: int) -> Array:
-    if not count:
-        return np.empty((0, dim), np.float32)
-    return _vectors(reply["data"][0]["chunks"], count)
-
-
-def _decode(embedding: str) -> Array:
-    return np.frombuffer(base64.b64decode(embedding), dtype="<f4").astype(np.float32)
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} where a text belongs")
+    return value
 
 
 def _httpx() -> Any:

@@ -27,11 +27,14 @@ def find(source: str | Path, revision: str | None = None) -> Path:
     """
     if source == STARTER:
         return Path(__file__).parent / "starter"
-    folder = Path(source).expanduser()
-    if folder.is_dir():
-        return folder
-    if folder.exists():
-        raise CheckpointError(f"{folder} is a file: give the folder that holds config.json")
+    try:
+        folder = Path(source).expanduser()
+        if folder.is_dir():
+            return folder
+        if folder.exists():
+            raise CheckpointError(f"{folder} is a file: give the folder that holds config.json")
+    except (OSError, RuntimeError, TypeError, ValueError):
+        pass  # no path at all: a name too long, a NUL, the home of nobody
     if isinstance(source, str) and HUB_ID.fullmatch(source):
         return _download(source, revision)
     raise CheckpointError(

@@ -26,8 +26,7 @@ class TensorFiles:
         """The model weights of a checkpoint folder. Pickled weights are never opened."""
         index = folder / "model.safetensors.index.json"
         if index.exists():
-            shards = read_json(index).get("weight_map", {}).values()
-            return cls([folder / name for name in sorted(set(shards))])
+            return cls([folder / name for name in _shards(index)])
         path = folder / "model.safetensors"
         if path.exists():
             return cls([path])
@@ -64,6 +63,15 @@ class TensorFiles:
         if name not in self._where:
             raise CheckpointError(f"{self.path}: tensor {name!r} is missing")
         return self._where[name]
+
+
+def _shards(index: Path) -> list[str]:
+    """File names in an index: plain ones, so that nothing outside the folder is opened."""
+    places = read_json(index).get("weight_map")
+    names = list(places.values()) if isinstance(places, dict) else []
+    if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
+        raise CheckpointError(f"{index}: 'weight_map' must map tensors to files of this folder")
+    return sorted(set(names))
 
 
 def _open(path: Path) -> safe_open:

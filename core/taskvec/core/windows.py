@@ -3,7 +3,8 @@
 Source: arXiv:2409.04701.
 """
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,12 +27,14 @@ class Window:
     pieces: tuple[tuple[int, int, int], ...]
 
 
-def check_spans(spans: Sequence[Span], length: int) -> list[Span]:
+def check_spans(spans: object, length: int) -> list[Span]:
     """Half-open, non-empty character ranges inside a text of `length`. Raises InputError."""
+    if not isinstance(spans, Iterable):
+        raise InputError(f"spans is {type(spans).__name__}: expected a list of (start, end)")
     checked = []
     for i, span in enumerate(spans):
         try:
-            start, end = (int(edge) for edge in span)
+            start, end = (operator.index(edge) for edge in span)
         except (TypeError, ValueError):
             raise InputError(f"spans[{i}] is {span!r}: expected (start, end)") from None
         # The whole of an empty text is the one span that may be empty.
@@ -47,18 +50,21 @@ def token_ranges(tokens: Tokens, spans: Sequence[Span], prompt: int) -> list[lis
     """Token ranges of each span; `prompt` is the prompt's length in characters.
 
     A token belongs to the span that holds its last character, so spans side by side share none.
-    A span without a token of its own (white space) takes the nearest one. The first span in the
-    text also takes BOS and the prompt, the last one EOS.
+    A span without a token of its own (white space) takes the one after it, or the last. The first
+    span in the text also takes BOS and the prompt, the last one EOS; spans that share the first
+    start or the last end share those too, whatever order they come in.
     """
     last, head = len(tokens.ids) - 1, tokens.head(prompt)
     edges = np.array(spans, dtype=np.int64).reshape(-1, 2) + prompt
     ranges = np.searchsorted(tokens.anchors[1:last], edges) + 1
     owned = [[_never_empty(int(a), int(b), head, last)] for a, b in ranges]
-    if owned:
-        first = min(range(len(spans)), key=lambda i: spans[i][0])
-        final = max(range(len(spans)), key=lambda i: spans[i][1])
-        owned[first] = _joined((0, head), *owned[first])
-        owned[final] = _joined(*owned[final], (last, last + 1))
+    first = min((start for start, _ in spans), default=0)
+    final = max((end for _, end in spans), default=0)
+    for i, (start, end) in enumerate(spans):
+        if start == first:
+            owned[i] = _joined((0, head), *owned[i])
+        if end == final:
+            owned[i] = _joined(*owned[i], (last, last + 1))
     return owned
 
 
@@ -67,8 +73,8 @@ def _never_empty(start: int, end: int, head: int, last: int) -> TokenRange:
         return start, end
     if head == last:  # an empty text: BOS, prompt and EOS are all there is
         return 0, last + 1
-    nearest = min(max(start, head), last - 1)
-    return nearest, nearest + 1
+    following = min(max(start, head), last - 1)
+    return following, following + 1
 
 
 def _joined(*ranges: TokenRange) -> list[TokenRange]:

@@ -31,9 +31,18 @@ def new_folder(folder: Path) -> Iterator[Path]:
     scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         yield scratch
-        for path in (scratch, *scratch.rglob("*")):  # safetensors and mkdtemp write for one user
-            path.chmod(0o755 if path.is_dir() else 0o644)
-        scratch.replace(folder)
+        _open_up(scratch)
+        scratch.replace(folder.resolve())
     except BaseException:
         shutil.rmtree(scratch)
         raise
+
+
+def _open_up(folder: Path) -> None:
+    """Give all files the mode of any new file: safetensors and mkdtemp write for one user only."""
+    probe = folder / ".mode"
+    probe.touch()
+    readable = probe.stat().st_mode & 0o666
+    probe.unlink()
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(readable | (readable & 0o444) >> 2 if path.is_dir() else readable)
