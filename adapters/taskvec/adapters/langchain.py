@@ -10,6 +10,7 @@ import numpy as np
 from taskvec.core import Embedder, Roles, shared_encoder
 from taskvec.core.embedder import Array, Lane, Role
 from taskvec.core.errors import MissingExtraError
+from taskvec.core.inputs import check_several
 
 try:
     from langchain_core.embeddings import Embeddings
@@ -54,6 +55,7 @@ class TaskvecEmbeddings(BaseModel, Embeddings):
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """Vectors of passages: one list of `dim` floats, of unit length, per text."""
+        check_several(texts)
         vectors = self._embedder().encode(
             texts, task=self._task("passage"), dim=self.dim, show_progress=self.show_progress
         )
@@ -67,6 +69,7 @@ class TaskvecEmbeddings(BaseModel, Embeddings):
 
     async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
         """`embed_documents`, awaited."""
+        check_several(texts)
         vectors = await self._embedder().aencode(
             texts, task=self._task("passage"), dim=self.dim, show_progress=self.show_progress
         )
@@ -180,4 +183,6 @@ def _pack(vector: Sequence[float]) -> bytes:
 
 
 def _unpack(values: Sequence[bytes | None]) -> list[list[float] | None]:
-    return [None if v is None else np.frombuffer(v, dtype="<f4").tolist() for v in values]
+    # What another program cut short is no vector: encoding it again mends it.
+    whole = (v if v and len(v) % 4 == 0 else None for v in values)
+    return [None if v is None else np.frombuffer(v, dtype="<f4").tolist() for v in whole]

@@ -10,6 +10,7 @@ import numpy as np
 from taskvec.core import Embedder, Roles, shared_encoder
 from taskvec.core.embedder import Array, Role
 from taskvec.core.errors import InputError, MissingExtraError, SchemaError, StoreError
+from taskvec.core.inputs import check_several
 
 try:
     import psycopg
@@ -75,11 +76,13 @@ class PgVectors:
 
     def passages(self, texts: Sequence[str]) -> list[Value]:
         """The values of passages, of `dim` dimensions each."""
+        check_several(texts)
         made = self._embedder().encode(texts, task=self._task("passage"), dim=self.dim)
         return self._values(made)
 
     async def apassages(self, texts: Sequence[str]) -> list[Value]:
         """`passages`, awaited."""
+        check_several(texts)
         source, task = self._embedder(), self._task("passage")
         return self._values(await source.aencode(texts, task=task, dim=self.dim))
 
@@ -184,6 +187,8 @@ def _target(
         raise SchemaError(f"no table {_name(table)}: write it as in SQL, with quotes for capitals")
     known = {column: (kind, oid) for _, _, column, kind, oid in found}
     names = list(known) if columns is None else list(columns)
+    if not names:
+        raise SchemaError(f"no columns to write in {_name(table)}: it has {list(known)}")
     if missing := [name for name in names if name not in known]:
         raise SchemaError(f"no columns {missing} to write in {_name(table)}: it has {list(known)}")
     for kind, oid in known.values():

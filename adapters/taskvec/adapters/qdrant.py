@@ -12,6 +12,7 @@ import numpy as np
 from taskvec.core import Embedder, Roles, shared_encoder
 from taskvec.core.embedder import Array
 from taskvec.core.errors import InputError, MissingExtraError, StoreError
+from taskvec.core.inputs import check_several
 
 try:
     from pydantic import BaseModel
@@ -104,6 +105,7 @@ def points(
 
     Raises InputError where ids, payloads or vectors are not one per text.
     """
+    check_several(texts)
     for name, given in (("ids", ids), ("payloads", payloads), ("vectors", vectors)):
         if given is not None and len(given) != len(texts):
             raise InputError(f"{len(given)} {name} for {len(texts)} texts: give one per text")
@@ -130,7 +132,8 @@ def _source(model: str, device: str, dtype: str, embedder: Embedder | None) -> E
 
 def _point_id(text: str, payload: Mapping[str, Any]) -> str:
     # The payload counts too: the same words in two documents are two points.
-    return str(uuid.uuid5(NAMESPACE, json.dumps([text, payload], sort_keys=True, default=str)))
+    named = {str(key): value for key, value in payload.items()}
+    return str(uuid.uuid5(NAMESPACE, json.dumps([text, named], sort_keys=True, default=str)))
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,12 @@ def check_texts(texts: object) -> list[str]:
     return checked
 
 
+def check_several(texts: object) -> None:
+    """Raises InputError for a lone str where a list belongs: its characters are no texts."""
+    if isinstance(texts, str | bytes):
+        raise InputError(f"texts is {type(texts).__name__}: expected a list of str")
+
+
 def check_text(document: str) -> str:
     """A single text. Raises InputError for anything but a str."""
     if not isinstance(document, str):
