@@ -1,0 +1,1 @@
+"""Training: the packaged starter checkpoint, its five LoRAs, and the figures in its model card."""
