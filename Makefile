@@ -14,7 +14,7 @@ help:  ## list the targets
 demo: $(VENV)/demo  ## the main job, offline: real questions through all four adapters
 	$(BIN)/taskvec demo
 
-test: lint types unit wheel  ## lint, types, all tests, and the wheel in a clean environment
+test: lint types wheel unit  ## lint, types, the wheel in a clean environment, and all tests
 
 lint: $(VENV)/dev  ## style and formatting
 	$(BIN)/ruff format --check $(SOURCES)

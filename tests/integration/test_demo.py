@@ -54,7 +54,7 @@ def test_the_demo_asks_all_four_and_they_agree(
         assert f". {question}\n" in out
     assert all(label in out for label in LABELS)
     assert "The four agree" in out
-    assert "taskvec index README.md docs" in out
+    assert " index FOLDER" in out
     assert max(map(len, out.splitlines())) <= 100
     assert "Warning" not in out + err
 

@@ -1,7 +1,11 @@
 """What the command prints: results on standard output, progress on standard error."""
 
+import os
+import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from taskvec.integrations.cli.extras import needs_extra
@@ -30,6 +34,16 @@ def _console(*, stderr: bool) -> "Console":
     if not console.is_terminal:
         console.width = WIDTH_UNKNOWN
     return console
+
+
+def program_name() -> str:
+    """What to type for this command here: its name, or its path where no folder of PATH has it."""
+    if shutil.which("taskvec"):
+        return "taskvec"
+    script = Path(sys.argv[0])
+    if script.name != "taskvec":
+        return "python -m taskvec.integrations.cli"
+    return os.path.relpath(script) if script.is_absolute() else str(script)
 
 
 class Bar:

