@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from taskvec.core import Embedder, Roles, shared_encoder
+from taskvec.core import Embedder, Roles
 from taskvec.core.embedder import Array, Lane, Role
 from taskvec.core.errors import MissingExtraError
 from taskvec.core.inputs import check_several
+from taskvec.core.registry import embedder_or_shared
 
 try:
     from langchain_core.embeddings import Embeddings
@@ -90,10 +91,9 @@ class TaskvecEmbeddings(BaseModel, Embeddings):
         return self._embedder().fingerprint(task=self._task(role), dim=self.dim)
 
     def _embedder(self) -> Embedder:
-        if self.embedder is not None:
-            injected: Embedder = self.embedder
-            return injected
-        return shared_encoder(self.model_name, device=self.device, dtype=self.dtype)
+        return embedder_or_shared(
+            self.embedder, self.model_name, device=self.device, dtype=self.dtype
+        )
 
     def _task(self, role: Role) -> str | None:
         return Roles.choose(self.task, self.query_task, self.passage_task).task(role)

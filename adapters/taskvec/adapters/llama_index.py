@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from hashlib import sha256
 from typing import Any
 
-from taskvec.core import Embedder, Roles, shared_encoder
+from taskvec.core import Embedder, Roles
 from taskvec.core.embedder import Array, Role
 from taskvec.core.errors import InputError, MissingExtraError
+from taskvec.core.registry import embedder_or_shared
 
 try:
     from llama_index.core.base.embeddings.base import BaseEmbedding
@@ -146,10 +147,9 @@ class TaskvecEmbedding(BaseEmbedding):
         return _floats(vectors)
 
     def _embedder(self) -> Embedder:
-        if self.embedder is not None:
-            injected: Embedder = self.embedder
-            return injected
-        return shared_encoder(self.model_name, device=self.device, dtype=self.dtype)
+        return embedder_or_shared(
+            self.embedder, self.model_name, device=self.device, dtype=self.dtype
+        )
 
     def _task(self, role: Role) -> str | None:
         return Roles.choose(self.task, self.query_task, self.passage_task).task(role)

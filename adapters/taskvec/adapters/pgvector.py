@@ -7,10 +7,11 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from taskvec.core import Embedder, Roles, shared_encoder
+from taskvec.core import Embedder, Roles
 from taskvec.core.embedder import Array, Role
 from taskvec.core.errors import InputError, MissingExtraError, SchemaError, StoreError
 from taskvec.core.inputs import check_several
+from taskvec.core.registry import embedder_or_shared
 
 try:
     import psycopg
@@ -90,9 +91,7 @@ class PgVectors:
         return [_value(KINDS[self.type], vector) for vector in vectors]
 
     def _embedder(self) -> Embedder:
-        if self.embedder is not None:
-            return self.embedder
-        return shared_encoder(self.model, device=self.device, dtype=self.dtype)
+        return embedder_or_shared(self.embedder, self.model, device=self.device, dtype=self.dtype)
 
     def _task(self, role: Role) -> str | None:
         return Roles.choose(self.task, self.query_task, self.passage_task).task(role)

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from taskvec.core import Embedder, Roles, shared_encoder
+from taskvec.core import Embedder, Roles
 from taskvec.core.embedder import Array
 from taskvec.core.errors import InputError, MissingExtraError, StoreError
 from taskvec.core.inputs import check_several
+from taskvec.core.registry import embedder_or_shared
 
 try:
     from pydantic import BaseModel
@@ -58,7 +59,9 @@ def enable_inference(
     if client.cloud_inference:
         raise InputError("cloud_inference=True sends texts to the server: make a client without it")
     roles = Roles.choose(task, query_task, passage_task)
-    encoding = _Encoding(_source(model, device, dtype, embedder), roles, dim)
+    encoding = _Encoding(
+        embedder_or_shared(embedder, model, device=device, dtype=dtype), roles, dim
+    )
     _hook(client).texts.encodings[f"{PREFIX}{model}"] = encoding
     if client.local_inference_batch_size is None:
         client.local_inference_batch_size = BATCH
@@ -77,7 +80,9 @@ def query_vector(
 ) -> list[float]:
     """The vector of one query, for `query_points(query=…)`: `dim` floats of unit length."""
     roles = Roles.choose(task, query_task, None)
-    encoding = _Encoding(_source(model, device, dtype, embedder), roles, dim)
+    encoding = _Encoding(
+        embedder_or_shared(embedder, model, device=device, dtype=dtype), roles, dim
+    )
     return encoding.vectors([text], {}, is_query=True)[0]
 
 
@@ -111,7 +116,9 @@ def points(
             raise InputError(f"{len(given)} {name} for {len(texts)} texts: give one per text")
     if vectors is None:
         roles = Roles.choose(task, None, passage_task)
-        encoding = _Encoding(_source(model, device, dtype, embedder), roles, dim)
+        encoding = _Encoding(
+            embedder_or_shared(embedder, model, device=device, dtype=dtype), roles, dim
+        )
         rows = encoding.vectors(list(texts), {}, is_query=False)
     else:
         rows = np.asarray(vectors, dtype=np.float32).tolist()
@@ -122,12 +129,6 @@ def points(
         models.PointStruct(id=id_, vector=vector, payload=dict(payload))
         for id_, vector, payload in zip(ids, named, payloads, strict=True)
     ]
-
-
-def _source(model: str, device: str, dtype: str, embedder: Embedder | None) -> Embedder:
-    if embedder is not None:
-        return embedder
-    return shared_encoder(model, device=device, dtype=dtype)
 
 
 def _point_id(text: str, payload: Mapping[str, Any]) -> str:

@@ -72,6 +72,24 @@ def read_config(folder: Path) -> ModelConfig:
     return config
 
 
+def sizes_json(config: ModelConfig) -> dict[str, object]:
+    """What both layouts' config.json say in the same words."""
+    return {
+        "vocab_size": config.vocab,
+        "hidden_size": config.hidden,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "intermediate_size": config.ffn,
+        "hidden_act": "gelu",
+        "layer_norm_eps": config.norm_eps,
+        "max_position_embeddings": config.max_tokens + POSITION_OFFSET,
+        "type_vocab_size": 1,
+        "bos_token_id": config.bos,
+        "eos_token_id": config.eos,
+        "pad_token_id": config.pad,
+    }
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file. Raises CheckpointError naming the file."""
     try:

@@ -5,54 +5,34 @@ import hashlib
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import NoReturn, Self, TypeVarTuple, get_args
 
-import numpy as np
-
-from taskvec.core.checkpoint import Checkpoint, Lora, base_digest, lora_digest
-from taskvec.core.config import Layout, ModelConfig, check_task_name, read_config
+from taskvec.core.checkpoint import Checkpoint, base_digest, lora_digest
+from taskvec.core.config import Layout, ModelConfig, read_config
 from taskvec.core.embedder import Array, Lane, Overflow, Span, TaskArgument
 from taskvec.core.engine import Engine
-from taskvec.core.errors import InputError, LengthError, TaskError
-from taskvec.core.inputs import (
-    check_lane,
-    check_overflow,
-    check_positive,
-    check_task,
-    check_tasks,
-    check_text,
-    check_texts,
-)
+from taskvec.core.errors import InputError
+from taskvec.core.inputs import check_lane, check_positive
 from taskvec.core.layout_hf import HfCheckpoint, save_hf
 from taskvec.core.layout_jina import JinaCheckpoint, save_jina
-from taskvec.core.model import Model, Task
+from taskvec.core.model import Model
 from taskvec.core.peft_format import read_peft
 from taskvec.core.placement import TOKEN_BUDGETS, choose_device, choose_dtype
 from taskvec.core.pooling import check_dim, cut
+from taskvec.core.preparing import Prepared, Preparer
 from taskvec.core.source import find
-from taskvec.core.tokenizer import Ids, Tokenizer
+from taskvec.core.tasks import Tasks, check_new_task
+from taskvec.core.tokenizer import Tokenizer
 from taskvec.core.waiting import progress_bar, result_of
-from taskvec.core.windows import Window, check_spans, token_ranges, windows
 from taskvec.core.writing import new_folder
 
 # Bumped whenever the same weights would give other vectors than before.
 VECTORS_VERSION = 1
-MAX_OVERLAP = 512
 Arguments = TypeVarTuple("Arguments")
 SAVERS = {"jina": save_jina, "hf": save_hf}
-
-
-@dataclass(frozen=True)
-class _Prepared:
-    """A call's rows, ready for the engine."""
-
-    rows: list[Window]
-    tasks: list[Task | None]
-    slots: int
 
 
 class Encoder:
@@ -66,27 +46,33 @@ class Encoder:
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, tokenizer: Tokenizer, model: Model, *, budget: int
+        self,
+        checkpoint: Checkpoint,
+        tokenizer: Tokenizer,
+        model: Model,
+        *,
+        max_tokens: int,
+        token_budget: int,
     ) -> None:
         """Use `Encoder.load`."""
         self._checkpoint = checkpoint
         self._tokenizer = tokenizer
         self._model = model
-        self._max_tokens = checkpoint.config.max_tokens
-        # Replaced as a whole, never changed: a call sees the tasks of one moment.
-        self._tasks: dict[str, Task] = {
-            name: self._make_task(name, checkpoint.config.prompts.get(name, ""), lora)
-            for name, lora in ((name, checkpoint.lora(name)) for name in checkpoint.tasks)
-        }
+        self._preparer = Preparer(tokenizer, max_tokens=max_tokens)
+        prompts = checkpoint.config.prompts
+        self._tasks = Tasks(
+            self._preparer.task(name, prompts.get(name, ""), checkpoint.lora(name))
+            for name in checkpoint.tasks
+        )
         self._changing = threading.Lock()
-        model.set_tasks(list(self._tasks.values()))
-        self._engine = Engine(model, token_budget=budget)
+        model.set_tasks(self._tasks.all)
+        self._engine = Engine(model, token_budget=token_budget)
         # Queries have a thread of their own, so that none waits for a bulk job's tokens.
-        self._preparing: dict[Lane, ThreadPoolExecutor] = {
+        self._aside: dict[Lane, ThreadPoolExecutor] = {
             lane: ThreadPoolExecutor(1, thread_name_prefix=f"taskvec-tokenize-{lane}")
             for lane in get_args(Lane)
         }
-        self._finalizer = weakref.finalize(self, _shut, self._engine, self._preparing)
+        self._finalizer = weakref.finalize(self, _shut, self._engine, self._aside)
 
     @classmethod
     def load(
@@ -123,20 +109,23 @@ class Encoder:
         tokenizer = Tokenizer(folder / "tokenizer.json", config)
         check_positive("max_tokens", max_tokens, low=3, high=config.max_tokens)
         model = Model(checkpoint, device=place, dtype=number)
-        budget = token_budget or TOKEN_BUDGETS[place.type]
-        encoder = cls(checkpoint, tokenizer, model, budget=budget)
-        encoder._max_tokens = max_tokens or config.max_tokens
-        return encoder
+        return cls(
+            checkpoint,
+            tokenizer,
+            model,
+            max_tokens=max_tokens or config.max_tokens,
+            token_budget=token_budget or TOKEN_BUDGETS[place.type],
+        )
 
     @property
     def tasks(self) -> tuple[str, ...]:
         """Names of the tasks that the model has a LoRA for."""
-        return tuple(self._tasks)
+        return self._tasks.names
 
     @property
     def prompts(self) -> Mapping[str, str]:
         """What each task puts before a text; "" for none."""
-        return {name: task.prompt for name, task in self._tasks.items()}
+        return self._tasks.prompts
 
     @property
     def dims(self) -> tuple[int, ...]:
@@ -151,7 +140,7 @@ class Encoder:
     @property
     def max_tokens(self) -> int:
         """The context in tokens, specials and prompt included."""
-        return self._max_tokens
+        return self._preparer.max_tokens
 
     @property
     def config(self) -> ModelConfig:
@@ -197,9 +186,11 @@ class Encoder:
         """
         kept = check_dim(dim, self.dims)
         check_lane(lane)
-        prepared = self._prepare(texts, task, overflow)
+        prepared = self._preparer.texts(self._tasks, texts, task, overflow)
         with progress_bar(len(prepared.rows), shown=show_progress) as progress:
-            vectors = cut(result_of(self._submit(prepared, lane, progress)), kept)
+            vectors = cut(
+                result_of(self._engine.submit(prepared, lane=lane, progress=progress)), kept
+            )
         return vectors[0] if isinstance(texts, str) else vectors
 
     async def aencode(
@@ -215,9 +206,13 @@ class Encoder:
         """`encode`, awaited: no thread waits for it, and cancelling it frees its rows."""
         kept = check_dim(dim, self.dims)
         check_lane(lane)
-        prepared = await self._aside(lane, self._prepare, texts, task, overflow)
+        prepared = await self._tokenized_aside(
+            lane, self._preparer.texts, self._tasks, texts, task, overflow
+        )
         with progress_bar(len(prepared.rows), shown=show_progress) as progress:
-            means = await asyncio.wrap_future(self._submit(prepared, lane, progress))
+            means = await asyncio.wrap_future(
+                self._engine.submit(prepared, lane=lane, progress=progress)
+            )
         vectors = cut(means, kept)
         return vectors[0] if isinstance(texts, str) else vectors
 
@@ -251,8 +246,8 @@ class Encoder:
         Source: arXiv:2409.04701.
         """
         kept = check_dim(dim, self.dims)
-        prepared = self._prepare_chunks(document, spans, task)
-        return cut(result_of(self._submit(prepared, "bulk", None)), kept)
+        prepared = self._preparer.chunks(self._tasks, document, spans, task)
+        return cut(result_of(self._engine.submit(prepared, lane="bulk")), kept)
 
     async def aencode_chunks(
         self,
@@ -264,8 +259,10 @@ class Encoder:
     ) -> Array:
         """`encode_chunks`, awaited."""
         kept = check_dim(dim, self.dims)
-        prepared = await self._aside("bulk", self._prepare_chunks, document, spans, task)
-        return cut(await asyncio.wrap_future(self._submit(prepared, "bulk", None)), kept)
+        prepared = await self._tokenized_aside(
+            "bulk", self._preparer.chunks, self._tasks, document, spans, task
+        )
+        return cut(await asyncio.wrap_future(self._engine.submit(prepared, lane="bulk")), kept)
 
     def count_tokens(self, texts: str | Sequence[str], *, task: TaskArgument = None) -> list[int]:
         """Tokens of each whole text, specials included, and the prompt where a task is given.
@@ -273,9 +270,7 @@ class Encoder:
         Never truncated: compare with `max_tokens` to see what `encode` would cut.
         """
         self._engine.check_process()
-        checked = check_texts(texts)
-        tasks = self._served(check_tasks(task, len(checked), self.tasks))
-        return [len(ids) for ids in self._tokenize(checked, tasks)]
+        return self._preparer.counts(self._tasks, texts, task)
 
     def fingerprint(self, task: str | None = None, dim: int | None = None) -> str:
         """A string that changes whenever the vectors of this task and dim would.
@@ -286,10 +281,9 @@ class Encoder:
         """
         self._engine.check_process()
         kept = check_dim(dim, self.dims)
-        check_task(task, self.tasks)
-        [served] = self._served([task])
-        lora, prompt = (lora_digest(served.lora), served.prompt) if served else ("", "")
-        parts = (self._base_digest, lora, prompt, str(self._max_tokens), "mean", str(kept))
+        [found] = self._tasks.find([task], max_tokens=self.max_tokens)
+        lora, prompt = (lora_digest(found.lora), found.prompt) if found else ("", "")
+        parts = (self._base_digest, lora, prompt, str(self.max_tokens), "mean", str(kept))
         digest = hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass"))
         return f"taskvec{VECTORS_VERSION}-{digest.hexdigest()[:32]}"
 
@@ -299,24 +293,15 @@ class Encoder:
         Raises TaskError for a name that is taken or not one for a folder, InputError for a prompt
         that is no text, CheckpointError for a LoRA of another base.
         """
-        try:
-            check_task_name(name)
-        except ValueError as error:
-            raise TaskError(str(error)) from None
-        if not isinstance(prompt, str):
-            raise InputError(f"prompt is {type(prompt).__name__}: expected str")
-        task = self._make_task(name, prompt, read_peft(Path(peft_folder), self.config))
+        check_new_task(name, prompt)
+        task = self._preparer.task(name, prompt, read_peft(Path(peft_folder), self.config))
         with self._changing:
-            if name in self._tasks:
-                raise TaskError(f"task {name!r} exists already: remove it first")
-            self._serve(self._tasks | {name: task})
+            self._serve(self._tasks.plus(task))
 
     def remove_task(self, name: str) -> None:
         """Stop serving a task; texts still queued for it fail with TaskError."""
         with self._changing:
-            if name not in self._tasks:
-                raise TaskError(f"unknown task {name!r}: the model has {self.tasks}")
-            self._serve({other: task for other, task in self._tasks.items() if other != name})
+            self._serve(self._tasks.minus(name))
 
     def save(self, folder: str | Path, layout: Layout = "jina") -> None:
         """Write the model with all its present tasks to a new folder.
@@ -327,15 +312,15 @@ class Encoder:
         if layout not in SAVERS:
             raise InputError(f"unknown layout {layout!r}: use one of {tuple(SAVERS)}")
         self._engine.check_process()
-        loras = {name: task.lora for name, task in self._tasks.items()}
+        tasks = self._tasks
         with new_folder(Path(folder)) as scratch:
-            SAVERS[layout](scratch, self._checkpoint, loras, self.prompts)
+            SAVERS[layout](scratch, self._checkpoint, tasks.loras, tasks.prompts)
             self._tokenizer.save(scratch)
 
     def close(self) -> None:
         """Finish what is queued and end the threads. Closing twice does nothing."""
         self._finalizer.detach()
-        _shut(self._engine, self._preparing)
+        _shut(self._engine, self._aside)
 
     def __enter__(self) -> Self:
         """Use as a context manager that closes at the end."""
@@ -360,87 +345,17 @@ class Encoder:
             "shared_encoder, which does so by itself"
         )
 
-    def _make_task(self, name: str, prompt: str, lora: Lora) -> Task:
-        [ids] = self._tokenizer.ids([prompt])
-        return Task(name, prompt, lora, head=len(ids) - 1)
-
-    def _serve(self, tasks: dict[str, Task]) -> None:
-        self._engine.exclusively(lambda model: model.set_tasks(list(tasks.values())))
+    def _serve(self, tasks: Tasks) -> None:
+        self._engine.exclusively(lambda model: model.set_tasks(tasks.all))
         self._tasks = tasks
 
-    def _served(self, names: Sequence[str | None]) -> list[Task | None]:
-        """The tasks of this moment by their names.
-
-        Raises TaskError for an unknown one, LengthError for one whose prompt fills the context.
-        """
-        tasks = self._tasks
-        for name in set(names):
-            check_task(name, tuple(tasks))
-            if name is not None and tasks[name].head + 2 > self._max_tokens:
-                raise LengthError(
-                    f"the prompt of {name!r} leaves no room in {self._max_tokens} tokens"
-                )
-        return [None if name is None else tasks[name] for name in names]
-
-    def _tokenize(self, texts: Sequence[str], tasks: Sequence[Task | None]) -> list[Ids]:
-        pairs = zip(texts, tasks, strict=True)
-        return self._tokenizer.ids([task.prompt + text if task else text for text, task in pairs])
-
-    def _prepare(
-        self, texts: str | Sequence[str], task: TaskArgument, overflow: Overflow
-    ) -> _Prepared:
-        checked = check_texts(texts)
-        tasks = self._served(check_tasks(task, len(checked), self.tasks))
-        check_overflow(overflow)
-        ids = self._tokenize(checked, tasks)
-        if overflow == "error":
-            self._refuse_long(ids)
-        rows = [self._truncated(row) for row in ids]
-        whole = [Window(row, ((0, len(row), slot),)) for slot, row in enumerate(rows)]
-        return _Prepared(whole, tasks, len(rows))
-
-    def _prepare_chunks(self, document: str, spans: Sequence[Span], task: str | None) -> _Prepared:
-        check_task(task, self.tasks)
-        checked = check_spans(spans, len(check_text(document)))
-        [served] = self._served([task])
-        prompt = served.prompt if served else ""
-        tokens = self._tokenizer.tokens(prompt + document)
-        rows = windows(
-            tokens.ids,
-            token_ranges(tokens, checked, len(prompt)),
-            head=tokens.head(len(prompt)),
-            max_tokens=self._max_tokens,
-            overlap=min(MAX_OVERLAP, self._max_tokens // 4),
-        )
-        return _Prepared(rows, [served] * len(rows), len(checked))
-
-    async def _aside(
-        self, lane: Lane, prepare: Callable[[*Arguments], _Prepared], *arguments: *Arguments
-    ) -> _Prepared:
+    async def _tokenized_aside(
+        self, lane: Lane, prepare: Callable[[*Arguments], Prepared], *arguments: *Arguments
+    ) -> Prepared:
         """Tokenize in a thread of the encoder's own, so that a long text never blocks the loop."""
         self._engine.check_open()
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._preparing[lane], prepare, *arguments)
-
-    def _refuse_long(self, ids: Sequence[Ids]) -> None:
-        for i, row in enumerate(ids):
-            if len(row) > self._max_tokens:
-                raise LengthError(
-                    f"texts[{i}] has {len(row)} tokens: the context holds {self._max_tokens}"
-                )
-
-    def _truncated(self, ids: Ids) -> Ids:
-        """The beginning of a text that is too long, with its EOS."""
-        if len(ids) <= self._max_tokens:
-            return ids
-        return np.concatenate([ids[: self._max_tokens - 1], ids[-1:]])
-
-    def _submit(
-        self, prepared: _Prepared, lane: Lane, progress: Callable[[int], object] | None
-    ) -> "Future[Array]":
-        return self._engine.submit(
-            prepared.rows, prepared.tasks, slots=prepared.slots, lane=lane, progress=progress
-        )
+        return await loop.run_in_executor(self._aside[lane], prepare, *arguments)
 
     @cached_property
     def _base_digest(self) -> str:
@@ -454,7 +369,7 @@ _LAYOUTS: dict[Layout, type[JinaCheckpoint] | type[HfCheckpoint]] = {
 }
 
 
-def _shut(engine: Engine, preparing: Mapping[Lane, ThreadPoolExecutor]) -> None:
+def _shut(engine: Engine, aside: Mapping[Lane, ThreadPoolExecutor]) -> None:
     engine.close()
-    for executor in preparing.values():
+    for executor in aside.values():
         executor.shutdown(wait=False)

@@ -19,9 +19,11 @@ from torch import Tensor
 
 from taskvec.core.embedder import Array, Lane
 from taskvec.core.errors import BusyError, TaskvecError
-from taskvec.core.model import Model, Task
+from taskvec.core.model import Model
 from taskvec.core.packing import pack
 from taskvec.core.pooling import mean
+from taskvec.core.preparing import Prepared
+from taskvec.core.tasks import Task
 from taskvec.core.tokenizer import Ids
 from taskvec.core.windows import Window
 
@@ -75,21 +77,21 @@ class Engine:
 
     def submit(
         self,
-        windows: Sequence[Window],
-        tasks: Sequence[Task | None],
+        prepared: Prepared,
         *,
-        slots: int,
         lane: Lane,
         progress: Callable[[int], object] | None = None,
     ) -> "Future[Array]":
-        """Queue rows; the future gives the mean vectors of `slots` texts or spans, (K, D).
+        """Queue rows; the future gives the mean vectors of their K slots, (K, D).
 
         Cancelling the future drops the rows that have not run yet. Raises BusyError once closed.
         """
         hidden = self._model.config.hidden
-        sums, counts = np.zeros((slots, hidden), np.float32), np.zeros(slots, np.float32)
-        request = Request(sums, counts, len(windows), progress)
-        rows = [Row(w, task, request) for w, task in zip(windows, tasks, strict=True)]
+        sums = np.zeros((prepared.slots, hidden), np.float32)
+        counts = np.zeros(prepared.slots, np.float32)
+        request = Request(sums, counts, len(prepared.rows), progress)
+        pairs = zip(prepared.rows, prepared.tasks, strict=True)
+        rows = [Row(window, task, request) for window, task in pairs]
         rows.sort(key=lambda row: len(row.window.ids))
         self.check_open()
         if not rows:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from taskvec.core.checkpoint import Checkpoint, Lora, tensor_shapes
-from taskvec.core.config import POSITION_OFFSET, ModelConfig
+from taskvec.core.config import ModelConfig, sizes_json
 from taskvec.core.errors import CheckpointError
 from taskvec.core.layout_jina import original_name
 from taskvec.core.peft_format import LINEARS, QKV, TABLES, read_peft, write_peft
@@ -121,19 +121,8 @@ def _config_json(
         "architectures": ["JinaEmbeddingsV3Model"],
         "model_type": "jina_embeddings_v3",
         "dtype": dtype,
-        "vocab_size": config.vocab,
-        "hidden_size": config.hidden,
-        "num_hidden_layers": config.layers,
-        "num_attention_heads": config.heads,
-        "intermediate_size": config.ffn,
-        "hidden_act": "gelu",
-        "layer_norm_eps": config.norm_eps,
-        "max_position_embeddings": config.max_tokens + POSITION_OFFSET,
+        **sizes_json(config),
         "rope_parameters": {"rope_theta": config.rope_base, "rope_type": "default"},
-        "type_vocab_size": 1,
-        "bos_token_id": config.bos,
-        "eos_token_id": config.eos,
-        "pad_token_id": config.pad,
         "lora_adaptations": list(tasks),
         "task_instructions": {task: prompts.get(task, "") for task in tasks},
         "matryoshka_dimensions": list(config.dims),

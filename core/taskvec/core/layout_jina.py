@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from taskvec.core.checkpoint import Checkpoint, Lora, LoraPair, linear_shapes, tensor_shapes
-from taskvec.core.config import POSITION_OFFSET, ModelConfig
+from taskvec.core.config import ModelConfig, sizes_json
 from taskvec.core.errors import CheckpointError
 from taskvec.core.tensors import TensorFiles
 from taskvec.core.writing import write_tensors
@@ -138,20 +138,9 @@ def _config_json(
     return {
         "architectures": ["XLMRobertaModel"],
         "model_type": "xlm-roberta",
-        "vocab_size": config.vocab,
-        "hidden_size": config.hidden,
-        "num_hidden_layers": config.layers,
-        "num_attention_heads": config.heads,
-        "intermediate_size": config.ffn,
-        "hidden_act": "gelu",
-        "layer_norm_eps": config.norm_eps,
-        "max_position_embeddings": config.max_tokens + POSITION_OFFSET,
+        **sizes_json(config),
         "position_embedding_type": "rotary",
         "rotary_emb_base": config.rope_base,
-        "type_vocab_size": 1,
-        "bos_token_id": config.bos,
-        "eos_token_id": config.eos,
-        "pad_token_id": config.pad,
         "lora_adaptations": list(tasks),
         "lora_rank": rank,
         "lora_alpha": alpha,

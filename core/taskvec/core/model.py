@@ -7,7 +7,6 @@ Letters: B rows, T tokens, D hidden, H heads, R LoRA ranks.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
@@ -15,26 +14,14 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from taskvec.core.attention import attend
-from taskvec.core.checkpoint import Checkpoint, Lora, linear_shapes
+from taskvec.core.checkpoint import Checkpoint, linear_shapes
 from taskvec.core.config import ModelConfig
 from taskvec.core.errors import TaskError
 from taskvec.core.lora import BASE, LoraStack, Mix, TableLora, finite
 from taskvec.core.packing import Packed
+from taskvec.core.tasks import Task
 
 Rope: TypeAlias = tuple[Tensor, Tensor]  # cos and sin, [T, 1, D/H/2] each
-
-
-@dataclass(frozen=True, eq=False)
-class Task:
-    """A task that is served. Two with the same name are still two: a text keeps its own.
-
-    head: tokens that BOS and the prompt take.
-    """
-
-    name: str
-    prompt: str
-    lora: Lora
-    head: int
 
 
 class Linear:

@@ -159,6 +159,13 @@ def shared_encoder(
     return _shared(source, _Options(device, dtype, max_tokens, revision, token_budget))
 
 
+def embedder_or_shared(
+    embedder: Embedder | None, source: str | Path, *, device: str = "auto", dtype: str = "auto"
+) -> Embedder:
+    """The given embedder, or else the process's own of a model."""
+    return shared_encoder(source, device=device, dtype=dtype) if embedder is None else embedder
+
+
 def is_url(source: str | Path) -> bool:
     """Whether a source names a server rather than weights."""
     return isinstance(source, str) and source.startswith(("http://", "https://"))
