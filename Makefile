@@ -36,7 +36,7 @@ starter: $(VENV)/dev  ## train the packaged model anew
 	$(BIN)/python -m taskvec.integrations.train.starter --out build/starter
 
 $(VENV)/bin/python:
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 $(VENV)/demo: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[demo]'
@@ -47,5 +47,5 @@ $(VENV)/dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[all]' --group dev
 	@touch $@ $(VENV)/demo
 
-clean:  ## remove the environment and everything made
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+clean:  ## remove the environment and everything made, but for a training in progress
+	rm -rf $(VENV) dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from taskvec.adapters.langchain import TaskvecEmbeddings
+from taskvec.adapters.llama_index import TaskvecEmbedding
 from taskvec.adapters.pgvector import PgVectors
 from taskvec.adapters.qdrant import points
 from taskvec.core import Encoder
@@ -20,6 +21,7 @@ from taskvec.core.errors import InputError
         lambda encoder: PgVectors(embedder=encoder).passages("abc"),
         lambda encoder: asyncio.run(PgVectors(embedder=encoder).apassages("abc")),
         lambda encoder: points("abc", embedder=encoder),
+        lambda encoder: TaskvecEmbedding(embedder=encoder).get_text_embedding_batch("abc"),
     ],
 )
 def test_a_lone_text_is_no_list_of_texts(encoder: Encoder, call: Any) -> None:

@@ -281,6 +281,8 @@ def test_a_pickled_lora_is_refused(tmp_path: Path) -> None:
         ("a\0b", "no model"),
         ("x" * 9999, "no model"),
         ("./no/such/folder", "no model"),
+        ("./nope", "no model"),
+        ("http://127.0.0.1:9", "RemoteEncoder"),
         (__file__, "is a file"),
     ],
 )

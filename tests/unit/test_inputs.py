@@ -16,6 +16,7 @@ REFUSED: dict[str, tuple[Call, type[TaskvecError], str]] = {
     "no str": (lambda e: e.encode(["a", 3]), InputError, r"texts\[1\] is int: expected str"),
     "None": (lambda e: e.encode(["a", "b", None]), InputError, r"texts\[2\] is NoneType"),
     "bytes": (lambda e: e.encode(b"abc"), InputError, "texts is bytes"),
+    "a mapping": (lambda e: e.encode({"a": 1}), InputError, "texts is dict"),
     "a number": (lambda e: e.encode(5), InputError, "texts is int"),
     "task": (lambda e: e.encode("a", task="query"), TaskError, "unknown task 'query'.*separation"),
     "tasks": (lambda e: e.encode(["a", "b"], task=[None, "x"]), TaskError, r"task\[1\].*'x'"),

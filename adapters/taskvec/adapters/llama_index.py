@@ -9,6 +9,7 @@ from typing import Any
 from taskvec.core import Embedder, Roles
 from taskvec.core.embedder import Array, Role
 from taskvec.core.errors import InputError, MissingExtraError
+from taskvec.core.inputs import check_several
 from taskvec.core.registry import embedder_or_shared
 
 try:
@@ -86,6 +87,7 @@ class TaskvecEmbedding(BaseEmbedding):
         self, texts: list[str], show_progress: bool = False, **kwargs: Any
     ) -> list[Vector]:
         """Vectors of passages, `embed_batch_size` texts at a time."""
+        check_several(texts)
         return super(TaskvecEmbedding, self._in_role("passage")).get_text_embedding_batch(
             texts, show_progress, **kwargs
         )
@@ -94,6 +96,7 @@ class TaskvecEmbedding(BaseEmbedding):
         self, texts: list[str], show_progress: bool = False, **kwargs: Any
     ) -> list[Vector]:
         """`get_text_embedding_batch`, awaited."""
+        check_several(texts)
         return await super(TaskvecEmbedding, self._in_role("passage")).aget_text_embedding_batch(
             texts, show_progress, **kwargs
         )

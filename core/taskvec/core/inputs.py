@@ -1,6 +1,6 @@
 """What callers hand in, checked before any work is done."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import get_args
 
 from taskvec.core.embedder import Lane, Overflow, TaskArgument
@@ -11,7 +11,7 @@ def check_texts(texts: object) -> list[str]:
     """One text or many as a list. Raises InputError naming the first item that is no str."""
     if isinstance(texts, str):
         return [texts]
-    if not isinstance(texts, Iterable) or isinstance(texts, bytes):
+    if not isinstance(texts, Iterable) or isinstance(texts, bytes | Mapping):
         raise InputError(f"texts is {type(texts).__name__}: expected str or a list of str")
     checked = list(texts)
     for i, text in enumerate(checked):

@@ -16,6 +16,7 @@ from torch import Tensor
 from taskvec.core.attention import attend
 from taskvec.core.checkpoint import Checkpoint, linear_shapes
 from taskvec.core.config import ModelConfig
+from taskvec.core.dense import Dense
 from taskvec.core.errors import TaskError
 from taskvec.core.lora import BASE, LoraStack, Mix, TableLora, finite
 from taskvec.core.packing import Packed
@@ -28,13 +29,13 @@ class Linear:
     """y = x @ W.T + bias, and each token's LoRA."""
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
-        self.weight = weight  # [out, in]
-        self.bias = bias  # [out]
+        """`weight` is [out, in], `bias` [out]."""
+        self.dense = Dense(weight, bias)
         self.lora: LoraStack | None = None
 
     def __call__(self, x: Tensor, mix: Mix) -> Tensor:
         """x: (T, in). Returns (T, out)."""
-        y = F.linear(x, self.weight, self.bias)
+        y = self.dense(x)
         return self.lora.add(y, x, mix) if self.lora else y
 
 

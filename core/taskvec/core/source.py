@@ -6,7 +6,7 @@ from pathlib import Path
 from taskvec.core.errors import CheckpointError
 
 STARTER = "starter"
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 # Never *.bin, *.pt or *.py: nothing that could run code is even downloaded.
 HUB_FILES = [
     "config.json",
@@ -37,6 +37,8 @@ def find(source: str | Path, revision: str | None = None) -> Path:
         pass  # no path at all: a name too long, a NUL, the home of nobody
     if isinstance(source, str) and HUB_ID.fullmatch(source):
         return _download(source, revision)
+    if isinstance(source, str) and source.startswith(("http://", "https://")):
+        raise CheckpointError(f"{source} is a server: use RemoteEncoder or shared_encoder for it")
     raise CheckpointError(
         f"no model {str(source)!r}: give 'starter', a folder, or a hub id such as "
         "'jinaai/jina-embeddings-v3'"
