@@ -10,6 +10,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 CONSTRAINTS = ROOT / "constraints.txt"
 MODULES = ("taskvec/core/py.typed", "taskvec/adapters/py.typed", "taskvec/integrations/py.typed")
+STARTER_FILES = ("model.safetensors", "tokenizer.json", "LICENSE", "NOTICE", "README.md")
+STARTER = tuple(f"taskvec/core/starter/{name}" for name in STARTER_FILES)
+MAX_STARTER_BYTES = 48_000_000
 USE = """
 import importlib.util, sys
 from taskvec.core import Encoder
@@ -43,10 +46,14 @@ def main() -> None:
 
 def check_contents(wheel: Path) -> None:
     """All three source roots are in the wheel, and `taskvec` stays a namespace package."""
-    names = zipfile.ZipFile(wheel).namelist()
-    missing = [name for name in MODULES if name not in names]
+    contents = zipfile.ZipFile(wheel)
+    names = contents.namelist()
+    missing = [name for name in (*MODULES, *STARTER) if name not in names]
     if missing or "taskvec/__init__.py" in names:
         sys.exit(f"{wheel.name}: missing {missing}, or taskvec/__init__.py is in it")
+    packed = sum(info.compress_size for info in contents.infolist() if "/starter/" in info.filename)
+    if packed > MAX_STARTER_BYTES:
+        sys.exit(f"{wheel.name}: the starter takes {packed} bytes, more than {MAX_STARTER_BYTES}")
 
 
 def run(*command: object, cwd: Path = ROOT) -> None:

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import BertModel, JinaEmbeddingsV3Model
 
-from taskvec.core.errors import InputError
+from taskvec.core.errors import InputError, TaskvecError
 from taskvec.integrations.train import corpus, distil, loras, samples, student
 from taskvec.integrations.train.card import write_card
 from taskvec.integrations.train.export import convert, write_body
@@ -69,11 +69,14 @@ class Run:
     def stage(self, name: str, work: Callable[[float], Figures]) -> Figures:
         """A stage's figures: those of an earlier run, else of doing it in its share of the time."""
         path = self.work / f"{name}.json"
+        minutes = self.minutes * SHARES[name]
+        asked = {"minutes": minutes, "seed": self.seed}
         if not path.exists():
-            minutes = self.minutes * SHARES[name]
-            figures = work(minutes) | {"minutes": minutes}
-            path.write_text(json.dumps(figures, indent=2), encoding="utf-8")
+            torch.manual_seed(self.seed)
+            path.write_text(json.dumps(work(minutes) | asked, indent=2), encoding="utf-8")
         kept: Figures = json.loads(path.read_text(encoding="utf-8"))
+        if any(kept.get(key) != value for key, value in asked.items()):
+            raise InputError(f"{path} is of a run with other minutes or seed: remove {self.work}")
         return kept
 
 
@@ -159,6 +162,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, default=49.0, help="training time, all stages")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
+    try:
+        train(options)
+    except TaskvecError as error:
+        parser.error(str(error))
+
+
+def train(options: argparse.Namespace) -> None:
+    """Train, convert, and write the card."""
     if options.out.exists() and any(options.out.iterdir()):
         raise InputError(f"{options.out} is not empty: give --out a new folder")
     work = options.work or options.out.with_name(f"{options.out.name}.work")
