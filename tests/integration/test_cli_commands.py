@@ -86,6 +86,45 @@ def test_encode_writes_npy_and_json_files(checkpoint: Path, tmp_path: Path) -> N
     np.testing.assert_array_equal(np.array(written, dtype=np.float32), vectors)
 
 
+@pytest.mark.parametrize("kind", ["json", "npy"])
+def test_a_failure_leaves_the_output_as_it_was(
+    kind: str, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "vectors"
+    path.write_text("what was here")
+    path.chmod(0o640)
+    arguments = ["encode", "--model", str(checkpoint), "--format", kind, "--output", str(path)]
+    give(monkeypatch, b"good\n" * 300 + b"b\xe4d\n")
+    assert main(arguments) == 2
+    assert path.read_text() == "what was here"
+    give(monkeypatch, b"good\n")
+    assert main(arguments) == 0
+    assert "what was here" not in path.read_bytes().decode("latin-1")
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_output_through_a_link_and_into_a_device(checkpoint: Path, tmp_path: Path) -> None:
+    path, link, device = tmp_path / "vectors", tmp_path / "link", tmp_path / "device"
+    link.symlink_to(path)
+    device.symlink_to("/dev/null")
+    base = ["encode", "one", "--model", str(checkpoint), "--output"]
+    assert main([*base, str(link)]) == 0
+    assert main([*base, str(device)]) == 0
+    assert link.is_symlink()
+    assert path.read_text().startswith("{")
+    assert Path("/dev/null").is_char_device()
+
+
+def test_a_models_password_is_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("httpx")
+    assert main(["encode", "x", "--model", "http://u:hush@127.0.0.1:99999"]) != 0
+    assert main(["info", "http://u:hush@127.0.0.1/"]) != 0
+    out, err = capsys.readouterr()
+    assert "127.0.0.1" in err
+    assert "hush" not in out + err
+
+
 def test_info_shows_tasks_prompts_dims_and_fingerprints(
     checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -140,6 +179,17 @@ BAD_INPUT = {
     "qdrant store damaged": ["search", "x", "--store", "qdrant:{damaged}"],
     "postgres refuses": ["search", "x", "--store", "postgresql://u:hush@127.0.0.1:1/x"],
     "bad dsn": ["search", "x", "--store", "postgresql://u:hush@127.0.0.1/x?nonsense=1"],
+    "dsn that is cut wrong": ["search", "x", "--store", "postgresql://u:hush/y@127.0.0.1/x"],
+    "dsn with two at signs": ["search", "x", "--store", "postgresql://u:x@hush@127.0.0.1:1/x"],
+    "dsn with a bad port": ["search", "x", "--store", "postgresql://127.0.0.1:hush/x"],
+    "dsn with a driver": ["search", "x", "--store", "postgresql+psycopg://u:hush@127.0.0.1:1/x"],
+    "dsn of pairs": ["search", "x", "--store", "host=127.0.0.1 password=hush"],
+    "dsn without slashes": ["index", "{empty}", "--store", "postgres:u:hush@127.0.0.1/x"],
+    "no such store with a key": ["search", "x", "--store", "redis://u:hush@127.0.0.1"],
+    "qdrant with a key refuses": ["search", "x", "--store", "qdrant:http://u:hush@127.0.0.1:1"],
+    "qdrant key malformed": ["search", "x", "--store", "qdrant:http://u:hush@host:port"],
+    "chunk too big": ["index", "{empty}", "--chunk-chars", "1000001"],
+    "k beyond all bounds": ["search", "x", "-k", "9999999999999999999999"],
     "bad collection": ["search", "x", "--collection", "../etc"],
     "long collection": ["search", "x", "--collection", "a" * 60],
     "k of zero": ["search", "x", "-k", "0"],
@@ -240,6 +290,21 @@ def test_a_missing_extra_is_named(
     monkeypatch.setitem(sys.modules, "rich.console", None)
     assert main(["info", str(checkpoint)]) == 2
     assert "pip install 'taskvec[cli]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("package", ["rich.console", "semantic_text_splitter", "bs4", "pypdf"])
+def test_indexing_without_the_extra_makes_no_store(
+    package: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "a.txt").write_text("text")
+    monkeypatch.setitem(sys.modules, package, None)
+    store = tmp_path / "store"
+    assert main(["index", str(tmp_path / "a.txt"), "--store", f"qdrant:{store}"]) == 2
+    assert "pip install 'taskvec[cli]'" in capsys.readouterr().err
+    assert not store.exists()
 
 
 def test_a_fault_of_our_own_is_not_taken_for_a_missing_extra() -> None:

@@ -18,7 +18,9 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from taskvec.core import shared_encoder
 from taskvec.integrations.cli import main
+from taskvec.integrations.cli.console import program_name
 from taskvec.integrations.cli.files import Found, Passed
 from taskvec.integrations.cli.indexing import _is_gone
 from taskvec.integrations.cli.stores.base import About, Chunk, Store
@@ -141,6 +143,44 @@ def test_a_file_that_became_empty_loses_its_chunks(taskvec: Runner, docs: Path) 
     assert "notes.txt" not in taskvec.texts()
 
 
+def test_an_empty_file_counts_as_unchanged(taskvec: Runner, docs: Path) -> None:
+    (docs / "empty.txt").touch()
+    for _ in range(2):
+        assert taskvec.index(docs) == 0
+    assert "indexed 0 files (0 chunks), 4 unchanged, 0 removed" in taskvec.out
+
+
+def test_a_file_that_became_a_folder_is_gone(taskvec: Runner, docs: Path) -> None:
+    taskvec.index(docs)
+    (docs / "notes.txt").unlink()
+    (docs / "notes.txt").mkdir()
+    (docs / "notes.txt/inner.txt").write_text("The list returns.")
+    assert taskvec.index(docs) == 0
+    assert list(taskvec.texts()) == ["guide.md", "inner.txt", "page.html"]
+
+
+def test_a_huge_file_is_named_and_the_rest_is_indexed(taskvec: Runner, docs: Path) -> None:
+    with (docs / "huge.txt").open("wb") as stream:
+        stream.truncate(300 * 1024**3)
+    assert taskvec.index(docs) == 1
+    assert "huge.txt: larger than 64 MiB" in taskvec.err
+    assert list(taskvec.texts()) == ["guide.md", "notes.txt", "page.html"]
+
+
+def test_the_next_command_can_be_typed_and_holds_no_password(
+    docs: Path, dsn: str, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Runner(f"qdrant:{tmp_path / 'my store'}", checkpoint, capsys)
+    assert folder.index(docs) == 0
+    name = program_name()
+    assert f"next: {name} search \"what you look for\" --store '{folder.options[1]}'" in folder.out
+    guarded = dsn.replace("postgresql://postgres@", "postgresql+psycopg2://postgres:hush@", 1)
+    server = Runner(guarded, checkpoint, capsys)
+    assert server.index(docs) == 0
+    assert "hush" not in server.out + server.err
+    assert "--store " in server.out
+
+
 def test_another_chunk_size_cuts_the_files_again(taskvec: Runner, docs: Path) -> None:
     taskvec.index(docs, "--chunk-chars", 30)
     taskvec.index(docs, "--chunk-chars", 500)
@@ -257,6 +297,16 @@ def test_other_weights_under_the_same_name_are_refused(
         made.create(About("taskvec1-of-other-weights", str(checkpoint), 32))
     assert main(["search", "x", "--store", store]) == 2
     assert "other weights" in capsys.readouterr().err
+
+
+def test_another_query_lora_is_refused(
+    store: str, docs: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    passages = shared_encoder(str(checkpoint)).fingerprint("retrieval.passage", 32)
+    with open_store(store, "taskvec", create=True) as made:
+        made.create(About(passages, str(checkpoint), 32, "taskvec1-of-other-queries"))
+    assert main(["search", "x", "--store", store]) == 2
+    assert "another query LoRA or prompt" in capsys.readouterr().err
 
 
 def test_collections_of_one_store_are_apart(taskvec: Runner, docs: Path) -> None:

@@ -57,6 +57,36 @@ def test_markdown_is_cut_at_headings() -> None:
     assert [(chunk.number, chunk.place) for chunk in chunks] == [(0, 1), (1, 5)]
 
 
+BODY = "The file is open. It is read to its end, and closed after that."
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("a.md", f"# Files\n\n{BODY}", [f"# Files\n\n{BODY}"]),
+        ("a.md", f"# Files\n\n## Reading!\n\n{BODY}", [f"# Files\n\n## Reading!\n\n{BODY}"]),
+        ("a.txt", f"Reading files\n\n{BODY}", [f"Reading files\n\n{BODY}"]),
+        ("a.txt", f"It ends here.\n\n{BODY}", ["It ends here.", BODY]),
+        ("a.txt", f"{BODY}\n\nIn the end", [BODY, "In the end"]),
+    ],
+)
+def test_a_heading_is_no_chunk_of_its_own(name: str, text: str, expected: list[str]) -> None:
+    document = read_document(name, text.encode())
+    spans = split_spans(document, characters=len(BODY) + 4)
+    assert [document.text[start:end] for start, end in spans] == expected
+
+
+def test_short_lines_in_a_row_are_no_headings() -> None:
+    document = read_document("a.txt", b"flour from rye\n\nsalt and water\n\nsome yeast")
+    assert len(split_spans(document, characters=16)) == 3
+
+
+def test_a_heading_does_not_lengthen_a_chunk_by_more_than_itself() -> None:
+    document = read_document("a.md", f"# Files\n\n{BODY}".encode())
+    assert len(split_spans(document, characters=len(BODY) + 2)) == 1
+    assert len(split_spans(document, characters=len(BODY) + 1)) == 2
+
+
 def test_ruled_lines_are_no_chunks() -> None:
     document = read_document("a.txt", b"Head of it\n==========\n\nBody of it\n\n" + b"-" * 40)
     spans = split_spans(document, characters=12)

@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 
 from taskvec.core.errors import InputError
+from taskvec.integrations.cli.encoders import canonical_model
 from taskvec.integrations.cli.files import find_files, is_under, short_path, source_name
+from taskvec.integrations.cli.redaction import redacted
+from taskvec.integrations.cli.stores.opening import store_folder
 
 
 def write(path: Path, text: str = "some text") -> Path:
@@ -131,3 +134,33 @@ def test_a_path_below_the_present_folder_is_shown_short(
     monkeypatch.chdir(tmp_path)
     assert short_path(str(tmp_path / "docs/a.txt")) == "docs/a.txt"
     assert short_path("/elsewhere/a.txt") == "/elsewhere/a.txt"
+
+
+@pytest.mark.parametrize(
+    ("spec", "shown"),
+    [
+        ("qdrant:.taskvec/index", "qdrant:.taskvec/index"),
+        ("qdrant:docs@home", "qdrant:docs@home"),
+        ("qdrant:http://host:6333", "qdrant:http://host:6333"),
+        ("qdrant:https://u:hush@host/p?key=hush#hush", "qdrant:https://host/p"),
+        ("postgresql://u:hu@sh@host:5432/db", "postgresql://host:5432/db"),
+        ("postgresql://host/db?password=hu@sh", "postgresql://…"),
+        ("postgresql://u:hu?sh@host/db", "postgresql://…"),
+        ("postgresql:u:hush@host/db", "postgresql:…@host/db"),
+        ("host=here password=hush dbname=x", "host=here password=… dbname=x"),
+        ("host=here PASSWORD = 'hu sh' dbname=x", "host=here PASSWORD = … dbname=x"),
+    ],
+)
+def test_messages_show_a_store_without_its_password(spec: str, shown: str) -> None:
+    assert redacted(spec) == shown
+
+
+def test_a_model_is_remembered_without_its_password() -> None:
+    assert canonical_model("http://u:hush@host:8080") == "http://host:8080"
+    assert canonical_model("jinaai/jina-embeddings-v3") == "jinaai/jina-embeddings-v3"
+
+
+def test_a_postgres_folder_is_no_forgotten_url() -> None:
+    with pytest.raises(InputError, match="write postgresql://") as raised:
+        store_folder("postgres:u:hush@host/db")
+    assert "hush" not in str(raised.value)

@@ -1,11 +1,12 @@
 """Documents out of bytes: text, encodings, HTML, PDF, and what is refused."""
 
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
 from taskvec.integrations.cli import readers
-from taskvec.integrations.cli.readers import UnreadableError, clean, read_document
+from taskvec.integrations.cli.readers import UnreadableError, clean, read_bytes, read_document
 
 
 def pdf(*pages: str) -> bytes:
@@ -81,14 +82,22 @@ def test_an_overlong_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         read_document("a.txt", b"x" * 11)
 
 
+def test_of_an_overlong_file_no_more_is_read_than_shows_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readers, "MAX_BYTES", 10)
+    (tmp_path / "a.txt").write_bytes(b"x" * 50)
+    assert read_bytes(tmp_path / "a.txt") == b"x" * 11
+
+
 def test_markdown_is_marked_as_such() -> None:
     assert read_document("a.MD", b"# Head").markdown
     assert not read_document("a.rst", b"Head\n====").markdown
 
 
 def test_html_gives_its_visible_text_with_lines_of_the_source() -> None:
-    page = b"""<html><head><title>No</title><style>p {}</style></head>
-<body><h1>Baking</h1>
+    page = b"""<html><head><title>Bread &amp; time</title><style>p {}</style></head>
+<body><nav><a>Home</a></nav><h1>Baking</h1>
 <p>Rye <b>bread</b>
 needs time.</p>
 <script>alert("no")</script>
@@ -96,6 +105,7 @@ needs time.</p>
 <ul><li>flour</li><li>water &amp; salt</li></ul></body></html>"""
     document = read_document("page.html", page)
     assert document.text.split("\n\n") == [
+        "Bread & time",
         "Baking",
         "Rye bread needs time.",
         "flour",
@@ -103,6 +113,18 @@ needs time.</p>
     ]
     assert document.place(document.text.index("Rye")) == 3
     assert document.place(document.text.index("water")) == 7
+
+
+@pytest.mark.parametrize(
+    ("page", "text"),
+    [
+        ("<title>Rye</title><p>Bread</p>", "Rye\n\nBread"),
+        ("<svg><title>Icon</title></svg><p>Bread</p>", "Bread"),
+        ("<head><title></title></head><p>Bread</p>", "Bread"),
+    ],
+)
+def test_an_html_title_comes_once_and_first(page: str, text: str) -> None:
+    assert read_document("page.html", page.encode()).text == text
 
 
 def test_html_follows_its_declared_encoding() -> None:

@@ -1,5 +1,6 @@
 """Cuts a document into chunks of whole sentences and paragraphs, as spans of characters."""
 
+import re
 import string
 from collections.abc import Iterator, Sequence
 from typing import Protocol
@@ -13,9 +14,13 @@ from taskvec.integrations.cli.readers import Document
 from taskvec.integrations.cli.stores.base import PASSAGE_TASK, Chunk
 
 # Stored with every file's digest: raise it when the same file would be cut or read otherwise.
-CHUNKING_VERSION = 1
+CHUNKING_VERSION = 2
 # Splitting takes time that grows with the square of the length: longer texts are split in blocks.
 BLOCK_CHARACTERS = 65_536
+MARKDOWN_HEADING = re.compile(r"#{1,6}\s")
+# A line without a sentence's end that is shorter than this is taken for a heading.
+MAX_TITLE = 60
+SENTENCE_ENDS = tuple(".!?;,…。\uff01\uff1f")
 MERE_MARKS = string.punctuation + string.whitespace
 # How much of a document is encoded at once, so that its chunks know their surroundings. A small
 # model gets worse at more than it was trained on; others use their long context.
@@ -33,15 +38,17 @@ class Splitter(Protocol):
 def split_spans(document: Document, *, characters: int) -> list[Span]:
     """Spans of chunks of at most this many characters, in order, without overlap.
 
-    A chunk of nothing but marks, such as a ruled line, is left out.
+    A chunk of nothing but marks, such as a ruled line, is left out. A heading that stands alone is
+    joined with the chunk after it, which may get longer by that heading.
     """
     splitter = _splitter(characters, markdown=document.markdown)
-    return [
+    spans = [
         (start + offset, start + offset + len(text))
         for start, end in _blocks(document.text)
         for offset, text in splitter.chunk_indices(document.text[start:end])
         if text.strip(MERE_MARKS)
     ]
+    return _join_headings(document, spans, characters)
 
 
 def chunks_of(document: Document, spans: Sequence[Span]) -> list[Chunk]:
@@ -74,6 +81,39 @@ def encode_spans(
 def join(parts: Sequence[Array], *, dim: int) -> Array:
     """One (K, dim) array of all sections' vectors."""
     return np.concatenate([np.zeros((0, dim), dtype=np.float32), *parts])
+
+
+def _join_headings(document: Document, spans: Sequence[Span], characters: int) -> list[Span]:
+    joined: list[Span] = []
+    # From the end, so that a heading over a heading reaches the text below both.
+    room = characters
+    for start, end in reversed(spans):
+        longer = room + end - start
+        if (
+            joined
+            and joined[-1][1] - start <= longer
+            and _heads(document, (start, end), joined[-1])
+        ):
+            joined[-1], room = (start, joined[-1][1]), longer
+        else:
+            joined.append((start, end))
+            room = characters
+    return joined[::-1]
+
+
+def _heads(document: Document, span: Span, after: Span) -> bool:
+    """Whether a chunk is nothing but the heading of the one after it."""
+    text, following = (document.text[start:end].strip() for start, end in (span, after))
+    if document.markdown and all(MARKDOWN_HEADING.match(line) for line in text.split("\n") if line):
+        return True
+    begins_line = span[0] == 0 or document.text[span[0] - 1] == "\n"
+    is_line = begins_line and document.text[span[1]] == "\n"
+    # Of several short lines in a row, such as a list's, none is a heading.
+    return is_line and _is_title(text) and not _is_title(following)
+
+
+def _is_title(text: str) -> bool:
+    return "\n" not in text and len(text) < MAX_TITLE and not text.endswith(SENTENCE_ENDS)
 
 
 def _splitter(characters: int, *, markdown: bool) -> Splitter:

@@ -6,6 +6,7 @@ from pathlib import Path
 from taskvec.core.embedder import Embedder
 from taskvec.core.errors import DimensionError
 from taskvec.integrations.cli.parser import DEFAULT_MODEL
+from taskvec.integrations.cli.redaction import redacted
 
 
 def open_embedder(model: str) -> Embedder:
@@ -16,10 +17,10 @@ def open_embedder(model: str) -> Embedder:
 
 
 def canonical_model(model: str) -> str:
-    """A model's name as an index remembers it: a folder by its absolute path."""
+    """A model's name as an index remembers it: a folder by its path, a URL without its key."""
     folder = os.path.expanduser(model)  # noqa: PTH111 - Path's raises for ~nobody
     is_folder = model != DEFAULT_MODEL and Path(folder).is_dir()
-    return os.path.realpath(folder) if is_folder else model
+    return os.path.realpath(folder) if is_folder else redacted(model)
 
 
 def resolve_dim(embedder: Embedder, dim: int | None) -> int:

@@ -16,7 +16,7 @@ from taskvec.integrations.cli.chunking import (
     split_spans,
 )
 from taskvec.integrations.cli.files import Found, Passed, is_under, source_name
-from taskvec.integrations.cli.readers import Document, UnreadableError, read_document
+from taskvec.integrations.cli.readers import Document, UnreadableError, read_bytes, read_document
 from taskvec.integrations.cli.stores.base import Store
 
 
@@ -71,31 +71,34 @@ class Indexer:
         return outcome
 
     def _index_file(self, source: str, path: Path, known: str | None, outcome: Outcome) -> None:
-        data = path.read_bytes()
+        data = read_bytes(path)
         digest = self._digest(path, data)
         if digest == known:
             outcome.unchanged += 1
             return
         try:
-            chunks = self._write(source, digest, path, data)
+            document = read_document(path.name, data)
         except UnreadableError:
             # What was indexed before stands in the file no more.
             if known is not None:
                 self.store.remove([source])
             raise
-        outcome.indexed += 1
-        outcome.chunks += chunks
-
-    def _write(self, source: str, digest: str, path: Path, data: bytes) -> int:
-        document = read_document(path.name, data)
         spans = split_spans(document, characters=self.characters)
+        if not spans and known is None:
+            # Not every store can remember a file without chunks.
+            outcome.unchanged += 1
+            return
+        self._write(source, digest, document, spans)
+        outcome.indexed += 1
+        outcome.chunks += len(spans)
+
+    def _write(self, source: str, digest: str, document: Document, spans: Sequence[Span]) -> None:
         parts = []
         for part in self._encode(document, spans):
             parts.append(part)
             self.on_chunks(len(part))
         vectors = join(parts, dim=self.dim)
         self.store.replace(source, digest, chunks_of(document, spans), vectors)
-        return len(spans)
 
     def _encode(self, document: Document, spans: Sequence[Span]) -> Iterator[Array]:
         return encode_spans(self.embedder, document, spans, dim=self.dim, context=self.context)
@@ -120,7 +123,8 @@ def _is_gone(source: str, found: Found) -> bool:
         return False
     if any(is_under(source, problem.path) for problem in found.problems):
         return False
-    return not os.path.lexists(source)
+    # Also where a folder, or a link to one, has its name now.
+    return not os.path.lexists(source) or os.path.isdir(source)  # noqa: PTH112 - never raises
 
 
 def missing_paths(found: Found, known: Sequence[str]) -> list[Path]:

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from typing import NoReturn, Protocol, cast
 
 from taskvec.integrations.cli.failures import UsageError
+from taskvec.integrations.cli.redaction import redacted
 
+MAX_NUMBER = 1_000_000
 DEFAULT_CHUNK_CHARACTERS = 600
 DEFAULT_COLLECTION = "taskvec"
 DEFAULT_MODEL = "starter"
@@ -47,7 +49,11 @@ def run_command_line(argv: Sequence[str] | None) -> int:
         parser.print_help()
         return 0
     module = importlib.import_module(f"{__package__}.commands.{arguments.command}")
-    return cast("Command", module).run(arguments)
+    try:
+        return cast("Command", module).run(arguments)
+    except Exception as error:
+        _redact(error, getattr(arguments, "model", None) or "")
+        raise
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -150,11 +156,21 @@ def _add_demo(commands: "argparse._SubParsersAction[Parser]") -> None:
     parser.add_argument("--keep", metavar="FOLDER", help="keep the stores here")
 
 
+def _redact(error: Exception, model: str) -> None:
+    """Take the password of a model's URL out of what the encoder says of it."""
+    if "://" in model:
+        shown = redacted(model)
+        error.args = tuple(
+            part.replace(model.rstrip("/"), shown) if isinstance(part, str) else part
+            for part in error.args
+        )
+
+
 def _positive(text: str) -> int:
     try:
         number = int(text)
     except ValueError:
         number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+    if not 1 <= number <= MAX_NUMBER:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to {MAX_NUMBER}")
     return number

@@ -24,7 +24,7 @@ BLOCK_TAGS = frozenset({
     "h5", "h6", "header", "hr", "html", "li", "main", "nav", "ol", "p", "pre", "section",
     "summary", "table", "tbody", "td", "tfoot", "th", "thead", "title", "tr", "ul",
 })  # fmt: skip
-SILENT_TAGS = frozenset({"script", "style", "template", "noscript", "svg", "head"})
+SILENT_TAGS = frozenset({"script", "style", "template", "noscript", "svg", "head", "nav"})
 # A text may hold a stray control character; a binary format is full of them.
 MOST_CONTROL_SHARE = 0.02
 TEXT_CONTROLS = frozenset("\t\n\r\f\v\b\x1b")
@@ -52,6 +52,12 @@ class Document:
         """The line or page of the file that the character at this offset stands on."""
         position = bisect_right(self.marks, (offset, 1 << 60)) - 1
         return self.marks[max(position, 0)][1] if self.marks else 1
+
+
+def read_bytes(path: Path) -> bytes:
+    """A file's bytes, of an overlong file just enough for `read_document` to refuse it."""
+    with path.open("rb") as stream:
+        return stream.read(MAX_BYTES + 1)
 
 
 def read_document(name: str, data: bytes) -> Document:
@@ -138,11 +144,19 @@ def _flatten(soup: "BeautifulSoup") -> Document:
 
 
 def _strings(soup: "BeautifulSoup") -> Iterator[tuple["NavigableString", int, int]]:
-    """Each visible string with the identity of its block and its line in the source."""
+    """The title, then each visible string, with its block's identity and line in the source."""
+    title = next((tag for tag in soup.find_all("title") if not tag.find_parent("svg")), None)
+    if title is not None:
+        for string in title.find_all(string=True):
+            yield string, id(title), title.sourceline or 1
     for string in soup.find_all(string=True):
         parents = list(string.parents)
         names = [parent.name for parent in parents]
-        if type(string).__name__ != "NavigableString" or SILENT_TAGS.intersection(names):
+        if (
+            type(string).__name__ != "NavigableString"
+            or SILENT_TAGS.intersection(names)
+            or any(parent is title for parent in parents)
+        ):
             continue
         block = next((id(parent) for parent in parents if parent.name in BLOCK_TAGS), 0)
         yield string, block, next((p.sourceline for p in parents if p.sourceline), 1)

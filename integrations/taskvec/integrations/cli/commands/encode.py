@@ -2,11 +2,12 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import IO, Any
 
 import numpy as np
 
@@ -30,10 +31,13 @@ def run(arguments: argparse.Namespace) -> int:
     batches = (
         embedder.encode(batch, task=arguments.task, dim=dim) for batch in _batches(texts, BATCH)
     )
-    if arguments.format == "npy":
-        _write_npy(arguments.output, batches, dim)
+    if arguments.output is None:
+        _write_json(sys.stdout, batches)
+    elif arguments.format == "npy":
+        with _replaced(arguments.output, "wb") as stream:
+            _write_npy(stream, batches, dim)
     else:
-        with _target(arguments.output) as stream:
+        with _replaced(arguments.output, "w") as stream:
             _write_json(stream, batches)
     return 0
 
@@ -66,15 +70,36 @@ def _batches(texts: Iterable[str], size: int) -> Iterator[list[str]]:
 
 
 @contextmanager
-def _target(output: str | None) -> Iterator[TextIO]:
-    if output is None:
-        yield sys.stdout
+def _replaced(output: str, mode: str) -> Iterator[IO[Any]]:
+    """A stream whose contents take the file's place at the end; a failure leaves it as it was."""
+    # Not the link: what it leads to.
+    target = Path(os.path.realpath(output))
+    encoding = None if "b" in mode else "utf-8"
+    if target.exists() and not target.is_file():
+        # Pipes and devices are written to; a folder fails here.
+        with target.open(mode, encoding=encoding) as stream:
+            yield stream
         return
-    with Path(output).open("w", encoding="utf-8") as stream:
-        yield stream
+    part = target.with_name(f".taskvec-{os.getpid()}.part")
+    try:
+        with _opened(part, mode.replace("w", "x"), encoding, output) as stream:
+            yield stream
+        if target.exists():
+            part.chmod(target.stat().st_mode)
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
 
 
-def _write_json(stream: TextIO, batches: Iterable[Array]) -> None:
+def _opened(part: Path, mode: str, encoding: str | None, output: str) -> IO[Any]:
+    try:
+        return part.open(mode, encoding=encoding)
+    except OSError as error:
+        error.filename = output
+        raise
+
+
+def _write_json(stream: IO[str], batches: Iterable[Array]) -> None:
     index = 0
     for vectors in batches:
         for vector in vectors:
@@ -84,8 +109,6 @@ def _write_json(stream: TextIO, batches: Iterable[Array]) -> None:
             index += 1
 
 
-def _write_npy(output: str, batches: Iterable[Array], dim: int) -> None:
-    vectors = np.concatenate([np.zeros((0, dim), dtype=np.float32), *batches])
+def _write_npy(stream: IO[bytes], batches: Iterable[Array], dim: int) -> None:
     # An open file, since numpy would add a suffix to a name that has none.
-    with Path(output).open("wb") as stream:
-        np.save(stream, vectors)
+    np.save(stream, np.concatenate([np.zeros((0, dim), dtype=np.float32), *batches]))

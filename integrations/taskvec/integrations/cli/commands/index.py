@@ -1,6 +1,8 @@
 """`taskvec index`: brings an index up to date with files and folders."""
 
 import argparse
+import importlib
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -9,14 +11,17 @@ from pathlib import Path
 from taskvec.core.embedder import Embedder
 from taskvec.core.errors import InputError
 from taskvec.integrations.cli.chunking import context_of
-from taskvec.integrations.cli.console import add_bar, output, progress_bars
+from taskvec.integrations.cli.console import add_bar, output, program_name, progress_bars
 from taskvec.integrations.cli.encoders import canonical_model, open_embedder, resolve_dim
+from taskvec.integrations.cli.extras import needs_extra
 from taskvec.integrations.cli.failures import one_line
 from taskvec.integrations.cli.files import Found, Passed, find_files, short_path
 from taskvec.integrations.cli.indexing import Indexer, Outcome, missing_paths
 from taskvec.integrations.cli.parser import DEFAULT_COLLECTION, DEFAULT_MODEL, DEFAULT_STORE
+from taskvec.integrations.cli.redaction import redacted
 from taskvec.integrations.cli.stores.base import (
     PASSAGE_TASK,
+    QUERY_TASK,
     About,
     Store,
     check_same,
@@ -25,11 +30,16 @@ from taskvec.integrations.cli.stores.base import (
 from taskvec.integrations.cli.stores.opening import open_store, store_folder
 
 NAMED_AT_MOST = 5
+# What the `cli` extra brings for indexing: checked first, so that no empty store is left behind.
+PACKAGES = ("rich.console", "semantic_text_splitter", "bs4", "pypdf")
 STOPPED = "stopped; the same command goes on with the files that are not done"
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Index the paths; 1 where some files could not be read."""
+    with needs_extra("indexing files", "cli"):
+        for package in PACKAGES:
+            importlib.import_module(package)
     folder = store_folder(arguments.store)
     found = find_files(arguments.paths, exclude=folder)
     if folder is not None and not folder.exists():
@@ -60,8 +70,10 @@ def wanted_about(arguments: argparse.Namespace, stored: About | None) -> tuple[E
     if dim is None and stored is not None and stored.dim in embedder.dims:
         dim = stored.dim
     dim = resolve_dim(embedder, dim)
-    fingerprint = embedder.fingerprint(task=PASSAGE_TASK, dim=dim)
-    return embedder, About(fingerprint, canonical_model(model), dim)
+    passages, queries = (
+        embedder.fingerprint(task=task, dim=dim) for task in (PASSAGE_TASK, QUERY_TASK)
+    )
+    return embedder, About(passages, canonical_model(model), dim, queries)
 
 
 def _check_paths(found: Found, known: Sequence[str]) -> None:
@@ -105,18 +117,21 @@ def _report(arguments: argparse.Namespace, found: Found, outcome: Outcome) -> No
     if outcome.problems:
         console.print(f"{_files(len(outcome.problems))} could not be read")
     elif outcome.indexed:
-        console.print(f'next: taskvec search "what you look for"{_store_options(arguments)}')
+        options = _store_options(arguments)
+        console.print(f'next: {program_name()} search "what you look for"{options}')
 
 
 def _store_options(arguments: argparse.Namespace) -> str:
-    """What a search of the same index has to be told; a DSN may hold a password."""
-    store = "postgresql://…" if "@" in arguments.store else arguments.store
+    """What a search of the same index has to be told, save a password."""
     options = {
-        "store": (store, DEFAULT_STORE),
+        "store": (redacted(arguments.store), DEFAULT_STORE),
         "collection": (arguments.collection, DEFAULT_COLLECTION),
     }
-    changed = (f" --{name} {given}" for name, (given, usual) in options.items() if given != usual)
-    return "".join(changed)
+    return "".join(
+        f" --{name} {shlex.quote(given)}"
+        for name, (given, usual) in options.items()
+        if given != usual
+    )
 
 
 def _files(count: int) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from taskvec.core.embedder import Embedder
 from taskvec.integrations.cli.console import output
 from taskvec.integrations.cli.encoders import open_embedder, resolve_dim
+from taskvec.integrations.cli.redaction import redacted
 
 SIZES = ("layout", "layers", "hidden", "heads", "ffn", "vocab", "lora_rank")
 NO_TASK = "none (base weights)"
@@ -46,7 +47,7 @@ def gather(embedder: Embedder, model: str, *, dim: int) -> dict[str, Any]:
         for task in (*embedder.tasks, None)
     ]
     return {
-        "model": model,
+        "model": redacted(model),
         "dims": list(embedder.dims),
         "dim": embedder.dim,
         "max_tokens": embedder.max_tokens,

@@ -10,7 +10,7 @@ from taskvec.integrations.cli.commands.index import wanted_about
 from taskvec.integrations.cli.console import output
 from taskvec.integrations.cli.failures import one_line
 from taskvec.integrations.cli.files import short_path
-from taskvec.integrations.cli.stores.base import QUERY_TASK, Hit, check_same, require_about
+from taskvec.integrations.cli.stores.base import QUERY_TASK, Hit, check_same_query, require_about
 from taskvec.integrations.cli.stores.opening import open_store
 
 SNIPPET_CHARACTERS = 240
@@ -33,7 +33,7 @@ def _search(arguments: argparse.Namespace) -> list[Hit]:
     with open_store(arguments.store, arguments.collection, create=False) as store:
         stored = require_about(store)
         embedder, about = wanted_about(arguments, stored)
-        check_same(store, stored, about)
+        check_same_query(store, stored, about)
         vector = embedder.encode(arguments.query, task=QUERY_TASK, dim=about.dim, lane="query")
         return store.search(vector, arguments.k)
 

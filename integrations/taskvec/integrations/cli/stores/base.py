@@ -18,11 +18,12 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class About:
-    """What an index was built with."""
+    """What an index was built with. fingerprint: of its passages; query_fingerprint: of queries."""
 
     fingerprint: str
     model: str
     dim: int
+    query_fingerprint: str = ""
 
     def __str__(self) -> str:
         return f"model {self.model!r}, dim {self.dim}"
@@ -119,3 +120,13 @@ def check_same(store: Store, stored: About, wanted: About) -> None:
         f"{store.name} was built with {stored}, not {wanted}: use --model {stored.model} "
         f"--dim {stored.dim}, or index into another --collection"
     )
+
+
+def check_same_query(store: Store, stored: About, wanted: About) -> None:
+    """Raise FingerprintError unless both name the same vectors, those of queries included."""
+    check_same(store, stored, wanted)
+    if stored.query_fingerprint != wanted.query_fingerprint:
+        raise FingerprintError(
+            f"{store.name} was built for another query LoRA or prompt of {stored}: search with the "
+            "model as it was then, or index again into another --collection"
+        )

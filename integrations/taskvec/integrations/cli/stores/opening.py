@@ -8,15 +8,18 @@ from pathlib import Path
 
 from taskvec.core.errors import InputError
 from taskvec.integrations.cli.extras import needs_extra
+from taskvec.integrations.cli.redaction import redacted
 from taskvec.integrations.cli.stores.base import Store, check_collection
 
 
 def store_folder(spec: str) -> Path | None:
     """The folder that an embedded store lives in; None for one on a server."""
     if "\0" in spec:
-        raise InputError(f"--store {spec!r} holds a NUL character")
+        raise InputError(f"--store {redacted(spec)!r} holds a NUL character")
     kind, _, rest = spec.partition(":")
     embedded = kind in {"qdrant", "postgres"} and not rest.startswith(("http://", "https://", "//"))
+    if kind == "postgres" and embedded and "@" in rest:
+        raise InputError("--store postgres:… with '@' names a folder: write postgresql://… instead")
     return Path(os.path.realpath(os.path.expanduser(rest))) if embedded and rest else None  # noqa: PTH111
 
 
@@ -26,6 +29,8 @@ def open_store(spec: str, collection: str, *, create: bool) -> AbstractContextMa
     create: whether a folder that does not exist may be made; searching makes none.
     Raises InputError for an unknown kind, StoreError where the database cannot be used.
     """
+    # SQLAlchemy's URLs name a driver, which libpq does not know.
+    spec = re.sub(r"^(postgres(?:ql)?)\+psycopg2?://", r"\1://", spec)
     name, folder = check_collection(collection), store_folder(spec)
     if folder is not None:
         _check_folder(spec, folder)
@@ -36,7 +41,7 @@ def open_store(spec: str, collection: str, *, create: bool) -> AbstractContextMa
     if spec.startswith("postgres:") and folder is not None:
         return _open_embedded_postgres(spec, name, folder, create=create)
     raise InputError(
-        f"--store {spec!r} is not one of qdrant:FOLDER, qdrant:http://HOST:6333, "
+        f"--store {redacted(spec)!r} is not one of qdrant:FOLDER, qdrant:http://HOST:6333, "
         "postgresql://… or postgres:FOLDER"
     )
 
@@ -45,7 +50,7 @@ def _check_folder(spec: str, folder: Path) -> None:
     if re.fullmatch(r"qdrant:[\w.-]+:\d+", spec):
         raise InputError(f"--store {spec!r} names a folder: write qdrant:http://… for a server")
     if folder.exists() and not folder.is_dir():
-        raise InputError(f"--store {spec!r} names a file where a folder is wanted")
+        raise InputError(f"--store {redacted(spec)!r} names a file where a folder is wanted")
 
 
 def _open_qdrant(

@@ -21,11 +21,13 @@ CONNECT_TIMEOUT_S = 15
 # pgvector's own bounds: an index holds vectors to 2000 dims, a search looks at 1000 candidates.
 MAX_INDEXED_DIM = 2000
 MAX_CANDIDATES = 1000
+NOT_UNDERSTOOD = "--store is not a DSN that Postgres understands"
 
 CREATE = """
 CREATE TABLE IF NOT EXISTS {about} (
     only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
-    fingerprint text NOT NULL, model text NOT NULL, dim integer NOT NULL);
+    fingerprint text NOT NULL, model text NOT NULL, dim integer NOT NULL,
+    query_fingerprint text NOT NULL);
 CREATE TABLE IF NOT EXISTS {files} (source text PRIMARY KEY, digest text NOT NULL);
 CREATE TABLE IF NOT EXISTS {chunks} (
     source text NOT NULL REFERENCES {files} ON DELETE CASCADE,
@@ -57,7 +59,9 @@ class PostgresStore:
         if self._connection.execute("SELECT to_regclass(%s)", [table]).fetchone() == (None,):
             return None
         try:
-            row = self._run("SELECT fingerprint, model, dim FROM {about}").fetchone()
+            row = self._run(
+                "SELECT fingerprint, model, dim, query_fingerprint FROM {about}"
+            ).fetchone()
         except psycopg.errors.UndefinedColumn:
             raise SchemaError(
                 f"{self.name} was not made by `taskvec index`: give another --collection"
@@ -72,9 +76,9 @@ class PostgresStore:
             self._run("CREATE EXTENSION IF NOT EXISTS vector")
             self._run(CREATE, dim=sql.Literal(about.dim))
             self._run(
-                "INSERT INTO {about} (fingerprint, model, dim) VALUES (%s, %s, %s)"
-                " ON CONFLICT DO NOTHING",
-                [about.fingerprint, about.model, about.dim],
+                "INSERT INTO {about} (fingerprint, model, dim, query_fingerprint)"
+                " VALUES (%s, %s, %s, %s) ON CONFLICT DO NOTHING",
+                [about.fingerprint, about.model, about.dim, about.query_fingerprint],
             )
 
     def digests(self) -> dict[str, str]:
@@ -174,12 +178,17 @@ def require_embedded(folder: Path) -> None:
 
 
 def _describe(dsn: str) -> str:
+    # Neither libpq's reason nor the text: both may hold a piece of the password.
     try:
         options = psycopg.conninfo.conninfo_to_dict(dsn)
-    except psycopg.ProgrammingError as error:
-        raise InputError(f"--store is not a DSN that Postgres understands: {error}") from error
-    host, port = options.get("host") or "localhost", options.get("port") or 5432
-    return f"postgresql://{host}:{port}/{options.get('dbname') or ''}"
+    except psycopg.ProgrammingError:
+        raise InputError(NOT_UNDERSTOOD) from None
+    host, port = str(options.get("host") or "localhost"), str(options.get("port") or 5432)
+    name = str(options.get("dbname") or "")
+    # An unescaped '@' or '/' in a password makes libpq take a piece of it for one of these.
+    if "@" in host + name or not port.replace(",", "").isdecimal():
+        raise InputError(f"{NOT_UNDERSTOOD}: write '@' as %40, ':' as %3A and '/' as %2F in names")
+    return f"postgresql://{host}:{port}/{name}"
 
 
 def _reason(error: psycopg.Error) -> str:

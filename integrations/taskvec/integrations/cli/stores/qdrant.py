@@ -19,6 +19,7 @@ from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedR
 
 from taskvec.core.embedder import Array
 from taskvec.core.errors import InputError, SchemaError, StoreError
+from taskvec.integrations.cli.redaction import redacted
 from taskvec.integrations.cli.stores.base import About, Chunk, Hit, batches
 
 BATCH = 256
@@ -160,10 +161,11 @@ def open_server(url: str, collection: str) -> Iterator[QdrantStore]:
 
     A server that wants a key gets the one in QDRANT_API_KEY.
     """
-    with _sentences(url):
+    place = redacted(url)
+    with _sentences(place):
         client = _connect(url)
         try:
-            yield QdrantStore(client, collection, url)
+            yield QdrantStore(client, collection, place)
         finally:
             client.close()
 
@@ -197,8 +199,9 @@ def _connect(url: str) -> QdrantClient:
     key = os.environ.get("QDRANT_API_KEY")
     try:
         return QdrantClient(url=url, api_key=key, timeout=TIMEOUT_S, check_compatibility=False)
-    except ValueError as error:
-        raise InputError(f"--store qdrant:{url} is not a URL: {error}") from error
+    except ValueError:
+        # Its reason may hold a piece of the password.
+        raise InputError(f"--store qdrant:{redacted(url)} is not a URL") from None
 
 
 @contextmanager
