@@ -1,11 +1,19 @@
 """The demo, end to end on a small draw of passages, and what it does when routes disagree."""
 
+import os
 import shutil
+import signal
+import subprocess
+import sys
 import sysconfig
+import tempfile
+import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from taskvec.core import shared_encoder
@@ -14,7 +22,7 @@ from taskvec.integrations.cli import main
 from taskvec.integrations.cli.demo.agreement import Answer
 from taskvec.integrations.cli.demo.corpus import Passage, read_corpus
 from taskvec.integrations.cli.demo.questions import QUESTIONS
-from taskvec.integrations.cli.demo.routes import OnRows, PgvectorRoute, QdrantRoute
+from taskvec.integrations.cli.demo.routes import ROUTES, OnRows, PgvectorRoute, QdrantRoute
 
 # Where the answer to each question stands, and the modules that stand beside it.
 ANSWERS = (
@@ -72,8 +80,8 @@ def test_a_wrong_task_in_one_route_is_found_out(
     assert main(arguments) == 1
     out = capsys.readouterr().out
     assert "The four disagree:" in out
-    assert "Qdrant and LangChain: " in out
-    assert "pgvector and LangChain: " not in out
+    assert "Qdrant and the core: " in out
+    assert "pgvector and the core: " not in out
     assert "Next, on files" not in out
 
 
@@ -89,7 +97,67 @@ def test_shuffled_vectors_in_one_route_are_found_out(
     real_index = PgvectorRoute.index
     monkeypatch.setattr(PgvectorRoute, "index", index_shifted)
     assert main(arguments) == 1
-    assert "pgvector and LangChain: " in capsys.readouterr().out
+    assert "pgvector and the core: " in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("small_library")
+@pytest.mark.parametrize(
+    ("target", "label"),
+    [
+        ("taskvec.adapters.langchain.TaskvecEmbeddings.embed_documents", "LangChain"),
+        ("taskvec.adapters.pgvector.PgVectors.passages", "pgvector"),
+    ],
+)
+def test_a_wrong_task_for_passages_is_found_out(
+    arguments: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    target: str,
+    label: str,
+) -> None:
+    def as_queries(self: Any, texts: list[str]) -> list[Any]:
+        one = getattr(self, "embed_query", None) or self.query
+        return [one(text) for text in texts]
+
+    monkeypatch.setattr(target, as_queries)
+    assert main(arguments) == 1
+    out = capsys.readouterr().out
+    assert f"{label} encodes passages otherwise than the core" in out
+
+
+@pytest.mark.usefixtures("small_library")
+def test_no_answers_at_all_are_found_out(
+    arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for route in ROUTES:
+        monkeypatch.setattr(route, "ask", lambda *_: [])
+    assert main(arguments) == 1
+    assert "0 answers, not 3" in capsys.readouterr().out
+
+
+def test_a_demo_that_is_told_to_end_leaves_nothing(checkpoint: Path) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="taskvec-ended-"))
+    folder.chmod(0o755)
+    command = [sys.executable, "-m", "taskvec.integrations.cli", "demo", "--model", checkpoint]
+    with subprocess.Popen(
+        command, env=os.environ | {"TMPDIR": str(folder)}, stderr=subprocess.PIPE, text=True
+    ) as demo:
+        deadline = time.monotonic() + 120
+        while not list(folder.glob("*/postgres/postmaster.pid")):
+            assert time.monotonic() < deadline
+            assert demo.poll() is None
+            time.sleep(0.05)
+        time.sleep(0.5)
+        demo.send_signal(signal.SIGTERM)
+        _, error = demo.communicate(timeout=60)
+    assert demo.returncode == 143
+    assert "ended by a signal" in error
+    assert not list(folder.glob("taskvec-demo*"))
+    running = [
+        " ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])
+    ]
+    assert not [line for line in running if str(folder) in line]
+    shutil.rmtree(folder)
 
 
 @pytest.mark.usefixtures("small_library")

@@ -90,11 +90,22 @@ def _start(server: PostgresServer) -> None:
 
 def _leave(server: PostgresServer) -> None:
     # A process that was killed stays on the list of users and would keep the server alive.
-    handles = server.pgdata / ".handle_pids.json"
-    if handles.exists():
-        pids = json.loads(handles.read_text() or "[]")
-        handles.write_text(json.dumps([pid for pid in pids if psutil.pid_exists(pid)]))
+    # The server's lock is the one that other processes take to edit that list.
+    with server._lock:
+        _keep_living(server.pgdata / ".handle_pids.json")
     server.__exit__(None, None, None)
+
+
+def _keep_living(handles: Path) -> None:
+    try:
+        pids = json.loads(handles.read_text() or "[]")
+    except FileNotFoundError:
+        return
+    except ValueError:
+        pids = []  # cut short by a crash: nobody on it can be told from the dead
+    whole = handles.with_suffix(".new")
+    whole.write_text(json.dumps([pid for pid in pids if psutil.pid_exists(pid)]))
+    whole.replace(handles)
 
 
 def _check(path: Path) -> None:

@@ -2,14 +2,18 @@
 
 import io
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 DEBUG_VARIABLE = "TASKVEC_DEBUG"
 INTERRUPTED = 130
 PIPE_CLOSED = 141
 USAGE = 2
+SIGNALLED = 128  # plus the signal, as shells count
 
 
 class UsageError(Exception):
@@ -22,17 +26,52 @@ def guarded(action: Callable[[], int]) -> int:
         # A terminal that cannot show some letter of a file should not stop a search.
         sys.stdout.reconfigure(errors="replace")
     try:
-        code = action()
+        with _ending_as_exceptions():
+            code = action()
         sys.stdout.flush()
-    except KeyboardInterrupt as interrupt:
-        return _report(str(interrupt) or "stopped", INTERRUPTED)
+    except (Ended, KeyboardInterrupt) as told:
+        return _stopped(told)
     except BrokenPipeError:
         return _leave_pipe()
     except SystemExit as leaving:
-        return leaving.code if isinstance(leaving.code, int) else 0
+        text = isinstance(leaving.code, str)
+        return _report(leaving.code, 1) if text else int(leaving.code or 0)
     except Exception as error:  # noqa: BLE001 - the outermost layer: nothing above it can help
         return _explain(error)
     return code
+
+
+def _stopped(told: BaseException) -> int:
+    if isinstance(told, Ended):
+        return _report("ended by a signal", SIGNALLED + told.signal_number)
+    return _report(str(told) or "stopped", INTERRUPTED)
+
+
+class Ended(BaseException):
+    """The process was told to end; raised so that context managers clean up first."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(signal_number)
+        self.signal_number = signal_number
+
+
+@contextmanager
+def _ending_as_exceptions() -> Iterator[None]:
+    """Turn SIGTERM and SIGHUP into `Ended`, so that no server or folder is left behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, _: object) -> None:
+        raise Ended(number)
+
+    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    former = {getattr(signal, name): signal.signal(getattr(signal, name), end) for name in names}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
 
 
 def one_line(message: object) -> str:

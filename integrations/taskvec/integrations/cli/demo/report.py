@@ -61,7 +61,8 @@ def print_verdict(console: "Console", differences: Mapping[str, Sequence[str]]) 
     """Whether the routes agree, or how they differ. differences: by question."""
     if not any(differences.values()):
         console.print(
-            f"\nThe four agree: the same passages, scores equal within {SCORE_TOLERANCE:g}.",
+            "\nThe four agree with the core and each other: the same passages, "
+            f"scores equal within {SCORE_TOLERANCE:g}.",
             style="bold green",
         )
         return

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import psycopg
 from langchain_postgres import PGEngine, PGVectorStore
 from llama_index.core import VectorStoreIndex
@@ -47,6 +48,9 @@ class Route(Protocol):
     def index(self, passages: Sequence[Passage], vectors: Array, on_rows: OnRows) -> None:
         """Store passages under the vectors that late chunking gave them, (K, dim)."""
 
+    def passages(self, texts: list[str]) -> Array:
+        """Vectors of passages by the adapter's own call, (B, dim)."""
+
     def ask(self, question: str, k: int) -> list[Answer]:
         """The k best passages by the framework's own query path."""
 
@@ -66,8 +70,10 @@ class LangChainRoute:
         dsn = place.dsn.replace("postgresql://", "postgresql+psycopg://", 1)
         self._engine = PGEngine.from_connection_string(dsn, connect_args=options)
         self._engine.init_vectorstore_table(self.table, place.dim, overwrite_existing=True)
-        embeddings = TaskvecEmbeddings(model=place.model, dim=place.dim, embedder=place.embedder)
-        self._store = PGVectorStore.create_sync(self._engine, embeddings, self.table)
+        self._embeddings = TaskvecEmbeddings(
+            model=place.model, dim=place.dim, embedder=place.embedder
+        )
+        self._store = PGVectorStore.create_sync(self._engine, self._embeddings, self.table)
 
     def index(self, passages: Sequence[Passage], vectors: Array, on_rows: OnRows) -> None:
         """Store passages by `add_embeddings`."""
@@ -79,6 +85,10 @@ class LangChainRoute:
                 [passage.id for passage, _ in batch],
             )
             on_rows(len(batch))
+
+    def passages(self, texts: list[str]) -> Array:
+        """`embed_documents`."""
+        return np.array(self._embeddings.embed_documents(texts), np.float32)
 
     def ask(self, question: str, k: int) -> list[Answer]:
         """`similarity_search_with_score`, whose score is a cosine distance."""
@@ -105,8 +115,10 @@ class LlamaIndexRoute:
         self._client.create_collection("passages", {"dense": size})
         hasten_folder(self._client)
         store = QdrantVectorStore("passages", client=self._client, dense_vector_name="dense")
-        embedding = TaskvecEmbedding(model_name=place.model, dim=place.dim, embedder=place.embedder)
-        self._index = VectorStoreIndex.from_vector_store(store, embed_model=embedding)
+        self._embedding = TaskvecEmbedding(
+            model_name=place.model, dim=place.dim, embedder=place.embedder
+        )
+        self._index = VectorStoreIndex.from_vector_store(store, embed_model=self._embedding)
 
     def index(self, passages: Sequence[Passage], vectors: Array, on_rows: OnRows) -> None:
         """Insert nodes that bring their embeddings along."""
@@ -122,6 +134,10 @@ class LlamaIndexRoute:
             ]
             self._index.insert_nodes(nodes)
             on_rows(len(batch))
+
+    def passages(self, texts: list[str]) -> Array:
+        """`get_text_embedding_batch`."""
+        return np.array(self._embedding.get_text_embedding_batch(texts), np.float32)
 
     def ask(self, question: str, k: int) -> list[Answer]:
         """A retriever's `retrieve`."""
@@ -163,6 +179,21 @@ class QdrantRoute:
             self._client.upsert(self.collection, points)
             on_rows(len(batch))
 
+    def passages(self, texts: list[str]) -> Array:
+        """Documents upserted, and the vectors that the client made of them read back."""
+        size = models.VectorParams(size=self._options["dim"], distance=models.Distance.COSINE)
+        self._client.create_collection("checked", size)
+        points = [
+            models.PointStruct(
+                id=i, vector=models.Document(text=text, model=self._model, options=self._options)
+            )
+            for i, text in enumerate(texts)
+        ]
+        self._client.upsert("checked", points)
+        found = self._client.retrieve("checked", list(range(len(texts))), with_vectors=True)
+        self._client.delete_collection("checked")
+        return np.array([point.vector for point in found], np.float32)
+
     def ask(self, question: str, k: int) -> list[Answer]:
         """`query_points` with the question's text, which the client encodes."""
         query = models.Document(text=question, model=self._model, options=self._options)
@@ -203,6 +234,10 @@ class PgvectorRoute:
             rows = [(passage.id, passage.name, passage.text, vector) for passage, vector in batch]
             copy_rows(self._connection, "passages", rows)
             on_rows(len(batch))
+
+    def passages(self, texts: list[str]) -> Array:
+        """`PgVectors.passages`."""
+        return np.array([value.to_list() for value in self._vectors.passages(texts)], np.float32)
 
     def ask(self, question: str, k: int) -> list[Answer]:
         """A SELECT with the query's value as a parameter."""

