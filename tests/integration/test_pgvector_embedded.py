@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from taskvec.core.errors import StoreError
-from taskvec.integrations.embedded import embedded_postgres
+from taskvec.integrations.embedded import _keep_living, embedded_postgres
 
 PROCESS = """
 import sys, time
@@ -150,4 +150,40 @@ def test_folder_of_another_version_is_refused(pg_folder: Path) -> None:
 def test_long_path_still_has_a_socket(pg_folder: Path) -> None:
     folder = pg_folder / ("long" * 20) / ("longer" * 10)
     with embedded_postgres(folder) as dsn:
+        assert value(dsn, "SELECT 1") == 1
+
+
+COMINGS_AND_GOINGS = """
+import sys, time
+import psycopg
+from taskvec.integrations.embedded import embedded_postgres
+end, times = time.monotonic() + 5, 0
+while time.monotonic() < end:
+    with embedded_postgres(sys.argv[1]) as dsn, psycopg.connect(dsn) as conn:
+        conn.execute("SELECT 1")
+    times += 1
+print(times)
+"""
+
+
+def test_processes_that_come_and_go_at_once_all_get_their_server(pg_folder: Path) -> None:
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", COMINGS_AND_GOINGS, pg_folder], stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(3)
+    ]
+    times = [int(process.communicate(timeout=120)[0] or 0) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0]
+    assert min(times) >= 1
+    assert not running(pg_folder)
+
+
+def test_a_list_of_users_that_was_cut_short_is_mended(pg_folder: Path) -> None:
+    with embedded_postgres(pg_folder):
+        pass
+    (pg_folder / ".handle_pids.json").write_text("[12769] 12768]")
+    _keep_living(pg_folder / ".handle_pids.json")
+    assert (pg_folder / ".handle_pids.json").read_text() == "[]"
+    with embedded_postgres(pg_folder) as dsn:
         assert value(dsn, "SELECT 1") == 1
