@@ -156,6 +156,16 @@ def test_a_closed_one_says_so(server: Server) -> None:
         remote.encode("text")
 
 
+def test_a_password_in_the_url_is_shown_nowhere() -> None:
+    url = "http://bob:S3CRET@127.0.0.1:9/?api_key=S3CRET"
+    with RemoteEncoder(url, retries=0) as remote:
+        assert "S3CRET" not in repr(remote)
+        with pytest.raises(TaskvecError) as caught:
+            remote.encode("text")
+    assert "http://127.0.0.1:9 cannot be reached" in str(caught.value)
+    assert "S3CRET" not in str(caught.value)
+
+
 def test_nobody_there_is_said_so() -> None:
     with (
         RemoteEncoder("http://127.0.0.1:9", retries=0) as remote,
@@ -188,7 +198,7 @@ def test_a_shared_encoder_of_a_url_is_remote(server: Server, encoder: Encoder) -
     shared = shared_encoder(server.url)
     np.testing.assert_allclose(shared.encode("text"), encoder.encode("text"), atol=1e-6)
     shared.loaded.close()  # type: ignore[attr-defined]
-    with pytest.raises(InputError, match="options are the server's"):
+    with pytest.raises(InputError, match="options are the server's own"):
         shared_encoder(server.url, dtype="float32").encode("text")
 
 

@@ -183,7 +183,7 @@ def _load(source: str | Path, options: _Options) -> Embedder:
     if not is_url(source):
         return Encoder.load(source, **options._asdict())
     if options != _Options():
-        raise InputError(f"device, dtype and other options are the server's: {source}")
+        raise InputError("device, dtype and other options are the server's own: give none")
     return RemoteEncoder(str(source))
 
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -89,16 +90,16 @@ class RemoteEncoder:
         batch_size: int = 256,
     ) -> None:
         if not isinstance(url, str) or not url.startswith(("http://", "https://")):
-            raise InputError(f"url {url!r}: expected http://… or https://…")
+            raise InputError("url: expected http://… or https://…")
         check_positive("retries", retries, low=0)
         check_positive("batch_size", batch_size)
-        self._url = url.rstrip("/")
+        self._name = _without_secrets(url)
         self._model = model
         self._retries = retries
         self._batch_size = batch_size
         key = api_key or os.environ.get(API_KEY)
         self._options: dict[str, Any] = {
-            "base_url": self._url,
+            "base_url": url.rstrip("/"),
             "timeout": timeout_s,
             "headers": {"Authorization": f"Bearer {key}"} if key else {},
         }
@@ -239,7 +240,7 @@ class RemoteEncoder:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<RemoteEncoder {self._url}>"
+        return f"<RemoteEncoder {self._name}>"
 
     def _calls(
         self,
@@ -293,7 +294,7 @@ class RemoteEncoder:
             cards = {_text(card["id"]): card for card in reply["data"]}
         name = self._model or next(iter(cards), "")
         if name not in cards:
-            raise InputError(f"unknown model {name!r}: {self._url} serves {tuple(cards)}")
+            raise InputError(f"unknown model {name!r}: {self._name} serves {tuple(cards)}")
         card = cards[name]
         with self._reading():
             tasks = tuple(_text(task) for task in card["tasks"])
@@ -308,7 +309,7 @@ class RemoteEncoder:
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise TaskvecError(
-                f"{self._url} answers as no taskvec server does: {reason}"
+                f"{self._name} answers as no taskvec server does: {reason}"
             ) from error
 
     def _send(self, method: str, path: str, **content: Any) -> dict[str, Any]:
@@ -319,11 +320,11 @@ class RemoteEncoder:
             try:
                 response = self._client.request(method, path, **content)
             except _httpx().TransportError as error:
-                retries.wait_after(failure_of(self._url, error))
+                retries.wait_after(failure_of(self._name, error))
                 continue
             if response.status_code not in RETRIED:
-                return _parsed(self._url, response)
-            retries.wait_after(failure_of(self._url, response), response)
+                return _parsed(self._name, response)
+            retries.wait_after(failure_of(self._name, response), response)
 
     async def _asend(self, method: str, path: str, **content: Any) -> dict[str, Any]:
         loop = asyncio.get_running_loop()
@@ -334,11 +335,11 @@ class RemoteEncoder:
             try:
                 response = await self._async[loop].request(method, path, **content)
             except _httpx().TransportError as error:
-                await retries.await_after(failure_of(self._url, error))
+                await retries.await_after(failure_of(self._name, error))
                 continue
             if response.status_code not in RETRIED:
-                return _parsed(self._url, response)
-            await retries.await_after(failure_of(self._url, response), response)
+                return _parsed(self._name, response)
+            await retries.await_after(failure_of(self._name, response), response)
 
 
 def _payload(card: _Card, task: str | None, dim: int) -> dict[str, Any]:
@@ -371,6 +372,12 @@ def _vectors(data: list[dict[str, Any]], shape: tuple[int, int]) -> Array:
     if {len(row) for row in rows} - {4 * shape[1]} or not np.isfinite(vectors).all():
         raise ValueError(f"vectors that are not {shape[1]} finite numbers each")
     return vectors
+
+
+def _without_secrets(url: str) -> str:
+    """A URL as messages show it: without user, password and query."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}".rstrip("/")
 
 
 def _text(value: object) -> str:
