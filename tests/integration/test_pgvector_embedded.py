@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import psutil
@@ -12,7 +13,7 @@ import psycopg
 import pytest
 
 from taskvec.core.errors import StoreError
-from taskvec.integrations.embedded import _keep_living, embedded_postgres
+from taskvec.integrations.embedded import USERS, embedded_postgres
 
 PROCESS = """
 import sys, time
@@ -153,6 +154,18 @@ def test_long_path_still_has_a_socket(pg_folder: Path) -> None:
         assert value(dsn, "SELECT 1") == 1
 
 
+ENDED = """
+import signal, sys
+from taskvec.integrations.embedded import embedded_postgres
+def end(*_):
+    raise SystemExit(3)
+for name in ("SIGTERM", "SIGHUP", "SIGINT"):
+    signal.signal(getattr(signal, name), end)
+print("ready", flush=True)
+with embedded_postgres(sys.argv[1]) as dsn:
+    signal.pause()
+"""
+
 COMINGS_AND_GOINGS = """
 import sys, time
 import psycopg
@@ -182,8 +195,29 @@ def test_processes_that_come_and_go_at_once_all_get_their_server(pg_folder: Path
 def test_a_list_of_users_that_was_cut_short_is_mended(pg_folder: Path) -> None:
     with embedded_postgres(pg_folder):
         pass
-    (pg_folder / ".handle_pids.json").write_text("[12769] 12768]")
-    _keep_living(pg_folder / ".handle_pids.json")
-    assert (pg_folder / ".handle_pids.json").read_text() == "[]"
-    with embedded_postgres(pg_folder) as dsn:
-        assert value(dsn, "SELECT 1") == 1
+    for broken in ("[12769] 12768]", "5", '{"a":'):
+        (pg_folder / USERS).write_text(broken)
+        with embedded_postgres(pg_folder) as dsn:
+            assert value(dsn, "SELECT 1") == 1
+        assert not running(pg_folder)
+    with embedded_postgres(pg_folder):
+        (pg_folder / USERS).write_text("[12769] 12768]")
+    assert not running(pg_folder)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
+@pytest.mark.parametrize("delay_s", [0.05, 0.2, 0.4])
+def test_a_signal_while_the_server_starts_leaves_none_behind(
+    pg_folder: Path, name: str, delay_s: float
+) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", ENDED, pg_folder], stdout=subprocess.PIPE, text=True
+    ) as started:
+        assert started.stdout is not None
+        assert started.stdout.readline() == "ready\n"
+        time.sleep(delay_s)
+        started.send_signal(getattr(signal, name))
+        started.communicate(timeout=60)
+    assert started.returncode == 3
+    lines = [" ".join(p.info["cmdline"] or ()) for p in psutil.process_iter(["cmdline"])]
+    assert not [line for line in lines if str(pg_folder) in line]

@@ -1,13 +1,15 @@
 """A real PostgreSQL with pgvector that lives in a folder and needs no installation."""
 
 import json
+import os
+import signal
 import subprocess
+import threading
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from threading import Lock
 from urllib.parse import quote
 
 from taskvec.core.errors import MissingExtraError, StoreError
@@ -25,9 +27,11 @@ except ImportError as error:
 
 __all__ = ["embedded_postgres"]
 
-LOCK = Lock()  # the server's own lock is for processes; two threads need one as well
+LOCK = threading.Lock()  # the server's own lock is for processes; two threads need one as well
 EXTENSION_KEY = 7_313_001  # of an advisory lock: CREATE EXTENSION IF NOT EXISTS races with itself
 UNQUOTED = set(" \t\n\"'\\$`;&|<>()*?")
+USERS = ".handle_pids.json"  # pgserver's list of processes that use a folder
+ENDING = (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM))
 START_ATTEMPTS = 6
 START_PAUSE_S = 2.0
 
@@ -50,23 +54,43 @@ def embedded_postgres(folder: str | Path) -> Iterator[str]:
             conn.execute("CREATE TABLE docs (text text, embedding vector(128))")
     """
     path = Path(folder).expanduser().resolve()
-    with LOCK:
-        server = _enter(path)
-    try:
+    with ExitStack() as stack:
+        with LOCK, _undisturbed():
+            server = _enter(path)
+            stack.callback(_leave, server)
         dsn = _dsn(server)
         _create_extension(dsn)
         yield dsn
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Put off signals that end a program: a server is either all there and known, or not at all."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # where Python handles no signals anyway
+        return
+    arrived: list[int] = []
+    former = {name: signal.getsignal(name) for name in ENDING}
+    put_off = {name: old for name, old in former.items() if old not in {None, signal.SIG_IGN}}
+    for name in put_off:
+        signal.signal(name, lambda number, _: arrived.append(number))
+    try:
+        yield
     finally:
-        with LOCK:
-            _leave(server)
+        for name, old in put_off.items():
+            signal.signal(name, old)
+        for number in arrived:
+            signal.raise_signal(number)
 
 
 def _enter(path: Path) -> PostgresServer:
-    _check(path)
+    check_folder(path)
     path.mkdir(parents=True, exist_ok=True)
     _drop_stale_pid(path)
     try:
         server = get_server(path, cleanup_mode="stop", start=False)
+        with server._lock:
+            _keep_living(path / USERS)
         _start(server)
     except (RuntimeError, OSError, subprocess.SubprocessError) as error:
         raise StoreError(
@@ -89,27 +113,29 @@ def _start(server: PostgresServer) -> None:
 
 
 def _leave(server: PostgresServer) -> None:
-    # A process that was killed stays on the list of users and would keep the server alive.
-    # The server's lock is the one that other processes take to edit that list.
-    with server._lock:
-        _keep_living(server.pgdata / ".handle_pids.json")
-    server.__exit__(None, None, None)
+    with LOCK, _undisturbed():
+        # The server's lock is the one that other processes take to edit the list of users.
+        with server._lock:
+            _keep_living(server.pgdata / USERS)
+        server.__exit__(None, None, None)
 
 
-def _keep_living(handles: Path) -> None:
+def _keep_living(users: Path) -> None:
+    """Drop processes that were killed from a server's users: they would keep it running."""
     try:
-        pids = json.loads(handles.read_text() or "[]")
+        pids = json.loads(users.read_text() or "[]")
+        living = [pid for pid in pids if psutil.pid_exists(pid)]
     except FileNotFoundError:
         return
-    except ValueError:
-        pids = []  # cut short by a crash: nobody on it can be told from the dead
-    whole = handles.with_suffix(".new")
-    whole.write_text(json.dumps([pid for pid in pids if psutil.pid_exists(pid)]))
-    whole.replace(handles)
+    except (ValueError, TypeError):
+        living = [os.getpid()]  # cut short by a crash, and this process is all that is known
+    whole = users.with_suffix(".new")
+    whole.write_text(json.dumps(living))
+    whole.replace(users)
 
 
-def _check(path: Path) -> None:
-    """Refuse a folder that cannot be used before anything in it is touched."""
+def check_folder(path: Path) -> None:
+    """Refuse a folder that cannot be used before anything in it is touched. Raises StoreError."""
     if set(str(path)) & UNQUOTED:
         raise StoreError(f"{str(path)!r} has a space or quote: choose a folder without")
     if path.exists() and not path.is_dir():
