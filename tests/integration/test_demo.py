@@ -18,6 +18,7 @@ import pytest
 
 from taskvec.core import shared_encoder
 from taskvec.core.embedder import Array
+from taskvec.core.registry import LazyEmbedder
 from taskvec.integrations.cli import main
 from taskvec.integrations.cli.demo.agreement import Answer
 from taskvec.integrations.cli.demo.corpus import Passage, read_corpus
@@ -106,6 +107,10 @@ def test_shuffled_vectors_in_one_route_are_found_out(
     [
         ("taskvec.adapters.langchain.TaskvecEmbeddings.embed_documents", "LangChain"),
         ("taskvec.adapters.pgvector.PgVectors.passages", "pgvector"),
+        (
+            "taskvec.adapters.llama_index.TaskvecEmbedding.get_text_embedding_batch",
+            "LlamaIndex",
+        ),
     ],
 )
 def test_a_wrong_task_for_passages_is_found_out(
@@ -115,14 +120,60 @@ def test_a_wrong_task_for_passages_is_found_out(
     target: str,
     label: str,
 ) -> None:
-    def as_queries(self: Any, texts: list[str]) -> list[Any]:
-        one = getattr(self, "embed_query", None) or self.query
+    def as_queries(self: Any, texts: list[str], **_: object) -> list[Any]:
+        names = ("embed_query", "get_query_embedding", "query")
+        one = next(getattr(self, name) for name in names if hasattr(self, name))
         return [one(text) for text in texts]
 
     monkeypatch.setattr(target, as_queries)
     assert main(arguments) == 1
     out = capsys.readouterr().out
     assert f"{label} encodes passages otherwise than the core" in out
+
+
+@pytest.mark.usefixtures("small_library")
+def test_a_wrong_task_for_qdrants_passages_is_found_out(
+    arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def as_queries(self: QdrantRoute, texts: list[str]) -> Array:
+        self._options["task"] = "retrieval.query"
+        return real_passages(self, texts)
+
+    real_passages = QdrantRoute.passages
+    monkeypatch.setattr(QdrantRoute, "passages", as_queries)
+    assert main(arguments) == 1
+    assert "Qdrant encodes passages otherwise than the core" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("small_library")
+def test_another_task_for_every_query_is_found_out(
+    arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All four alike, and all four wrong."""
+
+    def encode(self: LazyEmbedder, texts: Any, *, task: Any = None, **options: Any) -> Array:
+        task = "separation" if task == "retrieval.query" else task
+        return real_encode(self, texts, task=task, **options)
+
+    real_encode = LazyEmbedder.encode
+    monkeypatch.setattr(LazyEmbedder, "encode", encode)
+    assert main(arguments) == 1
+    out = capsys.readouterr().out
+    assert all(f"{label} and the core: " in out for label in LABELS)
+
+
+def test_a_folder_that_postgres_cannot_use_is_refused_before_any_work(
+    arguments: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def never(**_: object) -> None:
+        pytest.fail("the corpus was read first")
+
+    monkeypatch.setattr("taskvec.integrations.cli.demo.run.read_corpus", never)
+    assert main([*arguments, "--keep", str(tmp_path / "with a space")]) == 2
+    assert "has a space or quote" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("small_library")
@@ -135,23 +186,32 @@ def test_no_answers_at_all_are_found_out(
     assert "0 answers, not 3" in capsys.readouterr().out
 
 
-def test_a_demo_that_is_told_to_end_leaves_nothing(checkpoint: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "code", "awaited"),
+    [
+        ("SIGTERM", 143, "*/postgres/postmaster.pid"),
+        ("SIGTERM", 143, "*/postgres/PG_VERSION"),
+        ("SIGHUP", 129, "*/qdrant"),
+    ],
+)
+def test_a_demo_that_is_told_to_end_leaves_nothing(
+    checkpoint: Path, name: str, code: int, awaited: str
+) -> None:
     folder = Path(tempfile.mkdtemp(prefix="taskvec-ended-"))
     folder.chmod(0o755)
-    command = [sys.executable, "-m", "taskvec.integrations.cli", "demo", "--model", checkpoint]
+    command = [sys.executable, "-m", "taskvec.integrations.cli", "demo", "--limit", "60"]
+    command += ["--model", str(checkpoint)]
     with subprocess.Popen(
         command, env=os.environ | {"TMPDIR": str(folder)}, stderr=subprocess.PIPE, text=True
     ) as demo:
         deadline = time.monotonic() + 120
-        # The Qdrant folder is made once PostgreSQL runs; a server that is still starting up when
-        # the signal comes may outlive its folder.
-        while not list(folder.glob("*/qdrant")):
+        while not list(folder.glob(awaited)):
             assert time.monotonic() < deadline
             assert demo.poll() is None
             time.sleep(0.05)
-        demo.send_signal(signal.SIGTERM)
+        demo.send_signal(getattr(signal, name))
         _, error = demo.communicate(timeout=60)
-    assert demo.returncode == 143
+    assert demo.returncode == code, error
     assert "ended by a signal" in error
     assert not list(folder.glob("taskvec-demo*"))
     running = [

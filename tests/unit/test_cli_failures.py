@@ -1,5 +1,6 @@
 """Every failure is one sentence and the right exit code."""
 
+import signal
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -51,3 +52,34 @@ def test_a_traceback_is_there_for_who_wants_it(
 
 def test_a_printed_line_holds_no_control_characters() -> None:
     assert one_line("a\x1b[31mb\n c\u202e\ud800") == "a[31mb c"
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129)])
+def test_a_told_end_cleans_up_and_gives_the_handlers_back(
+    name: str, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    number = getattr(signal, name)
+    before, cleaned = signal.getsignal(number), []
+
+    def action() -> int:
+        try:
+            signal.raise_signal(number)
+        finally:
+            cleaned.append(name)
+        return 0
+
+    assert guarded(action) == code
+    assert cleaned == [name]
+    assert signal.getsignal(number) == before
+    assert capsys.readouterr().err == "taskvec: ended by a signal\n"
+
+
+@pytest.mark.parametrize(("given", "code"), [("out of luck", 1), (4, 4), (None, 0)])
+def test_a_librarys_exit_keeps_its_code_and_text(
+    given: object, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def action() -> int:
+        raise SystemExit(given)
+
+    assert guarded(action) == code
+    assert ("out of luck" in capsys.readouterr().err) == (given == "out of luck")

@@ -27,7 +27,7 @@ from taskvec.integrations.cli.demo.report import (
 from taskvec.integrations.cli.demo.routes import ROUTES, Place, Route
 from taskvec.integrations.cli.encoders import open_embedder, resolve_dim
 from taskvec.integrations.cli.stores.base import PASSAGE_TASK, QUERY_TASK
-from taskvec.integrations.embedded import embedded_postgres
+from taskvec.integrations.embedded import check_folder, embedded_postgres
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -59,6 +59,7 @@ def run_demo(*, model: str, dim: int | None, limit: int | None, keep: str | None
     started = time.perf_counter()
     console = output()
     with _hushed(), _workplace(keep) as folder:
+        check_folder(folder / "postgres")
         embedder = open_embedder(model)
         dim = resolve_dim(embedder, dim)
         with progress_bars() as progress:
@@ -146,17 +147,23 @@ def _by_the_core(embedder: Embedder, corpus: Encoded, dim: int) -> list[list[Ans
     """The answers to each question by the encoder alone: what every route has to give."""
     answers = []
     for question in QUESTIONS:
-        scores = corpus.vectors @ embedder.encode(question, task=QUERY_TASK, dim=dim, lane="query")
+        scores = corpus.vectors @ _alone(embedder, question, QUERY_TASK, dim)
         best = [(corpus.passages[i], float(scores[i])) for i in np.argsort(-scores)[:ANSWERS]]
         answers.append([Answer(passage.id, passage.name, score) for passage, score in best])
     return answers
+
+
+def _alone(embedder: Embedder, text: str, task: str, dim: int) -> Array:
+    """A text's vector, (dim,), by another of the core's calls than the adapters use."""
+    vectors: Array = embedder.encode_chunks(text, [(0, len(text))], task=task, dim=dim)[0]
+    return vectors
 
 
 def _unlike_the_core(
     place: Place, routes: Sequence[Route], passages: Sequence[Passage]
 ) -> list[str]:
     texts = [passage.text for passage in passages]
-    wanted = place.embedder.encode(texts, task=PASSAGE_TASK, dim=place.dim)
+    wanted = np.stack([_alone(place.embedder, text, PASSAGE_TASK, place.dim) for text in texts])
     cosines = {route.label: (route.passages(texts) * wanted).sum(axis=1).min() for route in routes}
     return [
         f"{label} encodes passages otherwise than the core (cosine {cosine:.4f})"
