@@ -19,7 +19,6 @@ from taskvec.core.tensors import Shape
 LoraPair: TypeAlias = tuple[Tensor, Tensor]
 
 EMBEDDINGS = ("word", "type")
-LINEARS = ("qkv", "out", "fc1", "fc2")
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,6 @@ Role: TypeAlias = Literal["query", "passage"]
 Span: TypeAlias = tuple[int, int]
 TaskArgument: TypeAlias = str | Sequence[str | None] | None
 
-ROLES: tuple[Role, ...] = ("query", "passage")
-
 
 @runtime_checkable
 class Embedder(Protocol):
