@@ -8,23 +8,19 @@ whatever tasks they have, and runs the model.
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from taskvec.core.embedder import Array, Lane
 from taskvec.core.errors import BusyError, TaskvecError
 from taskvec.core.model import Model
-from taskvec.core.packing import pack
 from taskvec.core.pooling import mean
 from taskvec.core.preparing import Prepared
 from taskvec.core.tasks import Task
-from taskvec.core.tokenizer import Ids
 from taskvec.core.windows import Window
 
 # After so many batches that began with the query lane, one begins with the bulk lane.
@@ -183,24 +179,11 @@ class Engine:
         return self._serve(batch[:middle]) + self._serve(batch[middle:])
 
     def _forward(self, batch: list[Row]) -> list[tuple[Row, Array]]:
-        ids: list[Ids] = [row.window.ids for row in batch]
         with self._model_lock:
-            packed = pack(ids, self._model.device)
-            hidden = self._model.forward(packed, [row.task for row in batch])
-        sums = _sum_pieces(hidden, batch)
+            windows = [row.window for row in batch]
+            sums = self._model.piece_sums(windows, [row.task for row in batch])
         edges = np.cumsum([len(row.window.pieces) for row in batch])
         return list(zip(batch, np.split(sums, edges[:-1]), strict=True))
-
-
-def _sum_pieces(hidden: Tensor, batch: Sequence[Row]) -> Array:
-    """Sum of the token vectors of each row's pieces, (P, D) float32, copied at once."""
-    sums, offset = [], 0
-    for row in batch:
-        for start, end, _ in row.window.pieces:
-            sums.append(hidden[offset + start : offset + end].sum(dim=0, dtype=torch.float32))
-        offset += len(row.window.ids)
-    stacked: Array = torch.stack(sums).cpu().numpy()
-    return stacked
 
 
 def _deliver(row: Row, sums: Array) -> None:

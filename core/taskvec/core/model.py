@@ -17,10 +17,12 @@ from taskvec.core.attention import attend
 from taskvec.core.checkpoint import Checkpoint, linear_shapes
 from taskvec.core.config import ModelConfig
 from taskvec.core.dense import Dense
+from taskvec.core.embedder import Array
 from taskvec.core.errors import TaskError
 from taskvec.core.lora import BASE, LoraStack, Mix, TableLora, finite
-from taskvec.core.packing import Packed
+from taskvec.core.packing import Packed, pack
 from taskvec.core.tasks import Task
+from taskvec.core.windows import Window
 
 Rope: TypeAlias = tuple[Tensor, Tensor]  # cos and sin, [T, 1, D/H/2] each
 
@@ -129,6 +131,24 @@ class Model:
             elif stack:
                 self._tables[module] = TableLora(stack)
 
+    def piece_sums(self, windows: Sequence[Window], tasks: Sequence[Task | None]) -> Array:
+        """Sums of the token vectors of every piece of every window, in order, (P, D) float32.
+
+        windows, tasks: (B,); None for base weights. Raises TaskError for a task that is served no
+        more. After an out-of-memory error the GPU's cached memory is released.
+        """
+        try:
+            return self._piece_sums(windows, tasks)
+        except torch.OutOfMemoryError as error:
+            # The frames of its traceback hold the batch's tensors.
+            failure = error.with_traceback(None)
+        torch.cuda.empty_cache()
+        raise failure
+
+    def _piece_sums(self, windows: Sequence[Window], tasks: Sequence[Task | None]) -> Array:
+        packed = pack([window.ids for window in windows], self.device)
+        return _sum_pieces(self.forward(packed, tasks), windows)
+
     @torch.inference_mode()
     def forward(self, packed: Packed, tasks: Sequence[Task | None]) -> Tensor:
         """Token vectors of a packed batch, (T, D). tasks: (B,), None for base weights.
@@ -155,6 +175,17 @@ class Model:
             if module in self._tables:
                 x = self._tables[module].add(x, ids, mix)
         return self._norm(x)
+
+
+def _sum_pieces(hidden: Tensor, windows: Sequence[Window]) -> Array:
+    """Sums of each window's pieces, copied at once. hidden: (T, D). Returns (P, D) float32."""
+    sums, offset = [], 0
+    for window in windows:
+        for start, end, _ in window.pieces:
+            sums.append(hidden[offset + start : offset + end].sum(dim=0, dtype=torch.float32))
+        offset += len(window.ids)
+    stacked: Array = torch.stack(sums).cpu().numpy()
+    return stacked
 
 
 def rope_table(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> Rope:
