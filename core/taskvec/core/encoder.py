@@ -1,42 +1,44 @@
 """The encoder: texts in, unit vectors out, each with the right LoRA, prompt and dim."""
 
-import asyncio
 import hashlib
 import threading
 import weakref
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from collections.abc import Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
-from typing import NoReturn, Self, TypeVarTuple, get_args
+from typing import NoReturn, Self
 
 from taskvec.core.checkpoint import Checkpoint, base_digest, lora_digest
-from taskvec.core.config import Layout, ModelConfig, read_config
+from taskvec.core.config import Layout, ModelConfig
 from taskvec.core.embedder import Array, Lane, Overflow, Span, TaskArgument
 from taskvec.core.engine import Engine
 from taskvec.core.errors import InputError
+from taskvec.core.feeding import Feeder
 from taskvec.core.inputs import check_lane, check_positive
-from taskvec.core.layout_hf import HfCheckpoint, save_hf
-from taskvec.core.layout_jina import JinaCheckpoint, save_jina
+from taskvec.core.layout_hf import save_hf
+from taskvec.core.layout_jina import save_jina
+from taskvec.core.loading import build_models, open_checkpoint
 from taskvec.core.model import Model
 from taskvec.core.peft_format import read_peft
-from taskvec.core.placement import TOKEN_BUDGETS, choose_device, choose_dtype
-from taskvec.core.pooling import check_dim, cut
-from taskvec.core.preparing import Prepared, Preparer
-from taskvec.core.source import find
+from taskvec.core.placement import TOKEN_BUDGETS, choose_devices
+from taskvec.core.pooling import check_dim
+from taskvec.core.preparing import Preparer
+from taskvec.core.stats import Stats
 from taskvec.core.tasks import Tasks, check_new_task
+from taskvec.core.threads import on_own_thread
 from taskvec.core.tokenizer import Tokenizer
-from taskvec.core.waiting import progress_bar, result_of
 from taskvec.core.writing import new_folder
 
 # Bumped whenever the same weights would give other vectors than before.
 VECTORS_VERSION = 1
-Arguments = TypeVarTuple("Arguments")
+# A text of no more characters is tokenized on the event loop itself: that is quicker than the way
+# to a thread and back.
+SHORT = 2000
 SAVERS = {"jina": save_jina, "hf": save_hf}
 
 
 class Encoder:
-    """A jina-embeddings-v3 model on one device. Every method may be called from any thread.
+    """A jina-embeddings-v3 model on one device or several. Any thread may call any method.
 
     Example:
         >>> from taskvec.core import Encoder
@@ -49,30 +51,28 @@ class Encoder:
         self,
         checkpoint: Checkpoint,
         tokenizer: Tokenizer,
-        model: Model,
+        models: Sequence[Model],
         *,
         max_tokens: int,
         token_budget: int,
+        queue_tokens: int | None,
     ) -> None:
         """Use `Encoder.load`."""
         self._checkpoint = checkpoint
         self._tokenizer = tokenizer
-        self._model = model
+        self._models = tuple(models)
         self._preparer = Preparer(tokenizer, max_tokens=max_tokens)
         prompts = checkpoint.config.prompts
         self._tasks = Tasks(
             self._preparer.task(name, prompts.get(name, ""), checkpoint.lora(name))
             for name in checkpoint.tasks
         )
+        for model in models:
+            model.set_tasks(self._tasks.all)
         self._changing = threading.Lock()
-        model.set_tasks(self._tasks.all)
-        self._engine = Engine(model, token_budget=token_budget)
-        # Queries have a thread of their own, so that none waits for a bulk job's tokens.
-        self._aside: dict[Lane, ThreadPoolExecutor] = {
-            lane: ThreadPoolExecutor(1, thread_name_prefix=f"taskvec-tokenize-{lane}")
-            for lane in get_args(Lane)
-        }
-        self._finalizer = weakref.finalize(self, _shut, self._engine, self._aside)
+        self._engine = Engine(models, token_budget=token_budget, queue_tokens=queue_tokens)
+        self._feeder = Feeder(self._engine)
+        self._finalizer = weakref.finalize(self, _shut, self._engine, self._feeder)
 
     @classmethod
     def load(
@@ -84,37 +84,42 @@ class Encoder:
         max_tokens: int | None = None,
         revision: str | None = None,
         token_budget: int | None = None,
+        queue_tokens: int | None = None,
     ) -> Self:
         """Load a model.
 
         Args:
             source: "starter" (packaged), a folder in either published layout, or a hub id.
-            device: "auto", "cpu", "cuda", "cuda:1", "mps".
+            device: "auto", "cpu", "cuda", "cuda:1", "mps"; "cuda:0,cuda:1" or "cuda:*" for a
+                replica on each. Several on one CPU ("cpu,cpu") take turns at its cores: for tests.
             dtype: "auto", "float32", "bfloat16" or "float16". Auto is bfloat16 where the
                 hardware multiplies it, else float32.
             max_tokens: a shorter context than the model's own.
             revision: branch, tag or commit of a hub model.
             token_budget: tokens per forward pass; a longer text runs alone.
+            queue_tokens: tokens that may wait in each lane, 256 forward passes by default; see
+                `wait` of `encode`.
 
         Raises:
             CheckpointError: the files are missing, broken, or of another architecture.
             InputError: an option that cannot be served.
         """
         check_positive("token_budget", token_budget)
-        place = choose_device(device)
-        number = choose_dtype(dtype, place)
-        folder = find(source, revision)
-        config = read_config(folder)
-        checkpoint: Checkpoint = _LAYOUTS[config.layout](folder, config)
-        tokenizer = Tokenizer(folder / "tokenizer.json", config)
-        check_positive("max_tokens", max_tokens, low=3, high=config.max_tokens)
-        model = Model(checkpoint, device=place, dtype=number)
-        return cls(
-            checkpoint,
-            tokenizer,
-            model,
-            max_tokens=max_tokens or config.max_tokens,
-            token_budget=token_budget or TOKEN_BUDGETS[place.type],
+        check_positive("queue_tokens", queue_tokens)
+
+        devices = choose_devices(device)
+        checkpoint, tokenizer = open_checkpoint(source, revision)
+        limit = checkpoint.config.max_tokens
+        check_positive("max_tokens", max_tokens, low=3, high=limit)
+        return on_own_thread(
+            lambda: cls(
+                checkpoint,
+                tokenizer,
+                build_models(checkpoint, devices, dtype),
+                max_tokens=max_tokens or limit,
+                token_budget=token_budget or TOKEN_BUDGETS[devices[0].type],
+                queue_tokens=queue_tokens,
+            )
         )
 
     @property
@@ -149,13 +154,13 @@ class Encoder:
 
     @property
     def device(self) -> str:
-        """Where the model runs, such as "cpu" or "cuda:0"."""
-        return str(self._model.device)
+        """Where the model runs, such as "cpu" or "cuda:0,cuda:1"."""
+        return ",".join(str(model.device) for model in self._models)
 
     @property
     def dtype(self) -> str:
         """The number format of the weights, such as "bfloat16"."""
-        return str(self._model.dtype).removeprefix("torch.")
+        return str(self._models[0].dtype).removeprefix("torch.")
 
     def encode(
         self,
@@ -166,6 +171,7 @@ class Encoder:
         lane: Lane = "bulk",
         overflow: Overflow = "truncate",
         show_progress: bool = False,
+        wait: bool = True,
     ) -> Array:
         """Vectors of whole texts.
 
@@ -176,21 +182,20 @@ class Encoder:
             lane: "query" goes before "bulk" when both wait.
             overflow: "truncate" cuts a text at `max_tokens`, "error" refuses it.
             show_progress: a bar on stderr.
+            wait: what to do when the lane's queue is full: wait for room, first come first
+                served, or raise BusyError at once. A call that has begun is never refused.
 
         Returns:
             (B, dim) float32 of unit L2 norm; (dim,) for a str.
 
         Raises:
             InputError: naming the item at fault; TaskError, DimensionError, LengthError.
-            BusyError: the encoder is closed.
+            BusyError: the encoder is closed, or its queue full.
         """
         kept = check_dim(dim, self.dims)
         check_lane(lane)
-        prepared = self._preparer.texts(self._tasks, texts, task, overflow)
-        with progress_bar(len(prepared.rows), shown=show_progress) as progress:
-            vectors = cut(
-                result_of(self._engine.submit(prepared, lane=lane, progress=progress)), kept
-            )
+        job = self._preparer.texts(self._tasks, texts, task, overflow)
+        vectors = self._feeder.run(job, dim=kept, lane=lane, wait=wait, show_progress=show_progress)
         return vectors[0] if isinstance(texts, str) else vectors
 
     async def aencode(
@@ -202,18 +207,19 @@ class Encoder:
         lane: Lane = "bulk",
         overflow: Overflow = "truncate",
         show_progress: bool = False,
+        wait: bool = True,
     ) -> Array:
         """`encode`, awaited: no thread waits for it, and cancelling it frees its rows."""
         kept = check_dim(dim, self.dims)
         check_lane(lane)
-        prepared = await self._tokenized_aside(
-            lane, self._preparer.texts, self._tasks, texts, task, overflow
+        vectors = await self._feeder.arun(
+            partial(self._preparer.texts, self._tasks, texts, task, overflow),
+            aside=not isinstance(texts, str) or len(texts) > SHORT,
+            dim=kept,
+            lane=lane,
+            wait=wait,
+            show_progress=show_progress,
         )
-        with progress_bar(len(prepared.rows), shown=show_progress) as progress:
-            means = await asyncio.wrap_future(
-                self._engine.submit(prepared, lane=lane, progress=progress)
-            )
-        vectors = cut(means, kept)
         return vectors[0] if isinstance(texts, str) else vectors
 
     def encode_chunks(
@@ -223,6 +229,7 @@ class Encoder:
         *,
         task: str | None = "retrieval.passage",
         dim: int | None = None,
+        wait: bool = True,
     ) -> Array:
         """Late chunking: read the document once, pool the token vectors of each span.
 
@@ -236,18 +243,21 @@ class Encoder:
             spans: K half-open ranges of characters, in any order; they may overlap.
             task: a name of `tasks`, or None for the base weights.
             dim: one of `dims`; None for the full one.
+            wait: as for `encode`.
 
         Returns:
             (K, dim) float32 of unit L2 norm.
 
         Raises:
             InputError: a span outside the text, an unknown task or dim.
+            BusyError: the encoder is closed, or its queue full.
 
         Source: arXiv:2409.04701.
         """
         kept = check_dim(dim, self.dims)
-        prepared = self._preparer.chunks(self._tasks, document, spans, task)
-        return cut(result_of(self._engine.submit(prepared, lane="bulk")), kept)
+        self._engine.check_open()
+        job = self._preparer.chunks(self._tasks, document, spans, task)
+        return self._feeder.run(job, dim=kept, lane="bulk", wait=wait)
 
     async def aencode_chunks(
         self,
@@ -256,13 +266,12 @@ class Encoder:
         *,
         task: str | None = "retrieval.passage",
         dim: int | None = None,
+        wait: bool = True,
     ) -> Array:
         """`encode_chunks`, awaited."""
         kept = check_dim(dim, self.dims)
-        prepared = await self._tokenized_aside(
-            "bulk", self._preparer.chunks, self._tasks, document, spans, task
-        )
-        return cut(await asyncio.wrap_future(self._engine.submit(prepared, lane="bulk")), kept)
+        prepare = partial(self._preparer.chunks, self._tasks, document, spans, task)
+        return await self._feeder.arun(prepare, aside=True, dim=kept, lane="bulk", wait=wait)
 
     def count_tokens(self, texts: str | Sequence[str], *, task: TaskArgument = None) -> list[int]:
         """Tokens of each whole text, specials included, and the prompt where a task is given.
@@ -282,10 +291,17 @@ class Encoder:
         self._engine.check_process()
         kept = check_dim(dim, self.dims)
         [found] = self._tasks.find([task], max_tokens=self.max_tokens)
-        lora, prompt = (lora_digest(found.lora), found.prompt) if found else ("", "")
-        parts = (self._base_digest, lora, prompt, str(self.max_tokens), "mean", str(kept))
+        base, lora = on_own_thread(
+            lambda: (self._base_digest, lora_digest(found.lora) if found else "")
+        )
+        prompt = found.prompt if found else ""
+        parts = (base, lora, prompt, str(self.max_tokens), "mean", str(kept))
         digest = hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass"))
         return f"taskvec{VECTORS_VERSION}-{digest.hexdigest()[:32]}"
+
+    def stats(self) -> Stats:
+        """What the encoder has done since it was loaded, and what waits in its queues."""
+        return self._engine.stats()
 
     def add_task(self, name: str, peft_folder: str | Path, *, prompt: str = "") -> None:
         """Serve a LoRA of your own beside the model's, at once and in the same batches.
@@ -294,14 +310,22 @@ class Encoder:
         that is no text, CheckpointError for a LoRA of another base.
         """
         check_new_task(name, prompt)
-        task = self._preparer.task(name, prompt, read_peft(Path(peft_folder), self.config))
-        with self._changing:
-            self._serve(self._tasks.plus(task))
+
+        def add() -> None:
+            task = self._preparer.task(name, prompt, read_peft(Path(peft_folder), self.config))
+            with self._changing:
+                self._serve(self._tasks.plus(task))
+
+        on_own_thread(add)
 
     def remove_task(self, name: str) -> None:
         """Stop serving a task; texts still queued for it fail with TaskError."""
-        with self._changing:
-            self._serve(self._tasks.minus(name))
+
+        def remove() -> None:
+            with self._changing:
+                self._serve(self._tasks.minus(name))
+
+        on_own_thread(remove)
 
     def save(self, folder: str | Path, layout: Layout = "jina") -> None:
         """Write the model with all its present tasks to a new folder.
@@ -313,14 +337,22 @@ class Encoder:
             raise InputError(f"unknown layout {layout!r}: use one of {tuple(SAVERS)}")
         self._engine.check_process()
         tasks = self._tasks
-        with new_folder(Path(folder)) as scratch:
-            SAVERS[layout](scratch, self._checkpoint, tasks.loras, tasks.prompts)
-            self._tokenizer.save(scratch)
+
+        def write() -> None:
+            with new_folder(Path(folder)) as scratch:
+                SAVERS[layout](scratch, self._checkpoint, tasks.loras, tasks.prompts)
+                self._tokenizer.save(scratch)
+
+        on_own_thread(write)
 
     def close(self) -> None:
-        """Finish what is queued and end the threads. Closing twice does nothing."""
+        """Finish what is queued and end the threads. Closing twice does nothing.
+
+        A call whose texts wait for room in the queue, or have not come that far, fails with
+        BusyError.
+        """
         self._finalizer.detach()
-        _shut(self._engine, self._aside)
+        _shut(self._engine, self._feeder)
 
     def __enter__(self) -> Self:
         """Use as a context manager that closes at the end."""
@@ -346,16 +378,16 @@ class Encoder:
         )
 
     def _serve(self, tasks: Tasks) -> None:
-        self._engine.exclusively(lambda model: model.set_tasks(tasks.all))
-        self._tasks = tasks
-
-    async def _tokenized_aside(
-        self, lane: Lane, prepare: Callable[[*Arguments], Prepared], *arguments: *Arguments
-    ) -> Prepared:
-        """Tokenize in a thread of the encoder's own, so that a long text never blocks the loop."""
-        self._engine.check_open()
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._aside[lane], prepare, *arguments)
+        """Change the tasks of all replicas, or of none if one raises."""
+        with self._engine.exclusively() as models:
+            try:
+                for model in models:
+                    model.set_tasks(tasks.all)
+            except BaseException:
+                for model in models:
+                    model.set_tasks(self._tasks.all)
+                raise
+            self._tasks = tasks
 
     @cached_property
     def _base_digest(self) -> str:
@@ -363,13 +395,6 @@ class Encoder:
         return base_digest(self._checkpoint) + tokenizer.hexdigest()
 
 
-_LAYOUTS: dict[Layout, type[JinaCheckpoint] | type[HfCheckpoint]] = {
-    "jina": JinaCheckpoint,
-    "hf": HfCheckpoint,
-}
-
-
-def _shut(engine: Engine, aside: Mapping[Lane, ThreadPoolExecutor]) -> None:
+def _shut(engine: Engine, feeder: Feeder) -> None:
     engine.close()
-    for executor in aside.values():
-        executor.shutdown(wait=False)
+    feeder.close()

@@ -1,199 +1,268 @@
-"""One thread that serves every caller: requests meet here and share batches.
+"""One thread per replica that serves every caller: requests meet here and share batches.
 
-Callers submit requests from any thread or event loop and wait on a future. The engine's thread
-takes rows from two lanes, `query` before `bulk`, fills a batch up to a token budget with
-whatever tasks they have, and runs the model.
+Callers begin a request, put its rows from any thread or event loop, and wait on its future. The
+engine's threads take rows from the lanes, a batch of whatever tasks at a time, and run the model.
 """
 
 import os
 import threading
-from collections import deque
-from collections.abc import Callable
-from concurrent.futures import Future, InvalidStateError
-from contextlib import suppress
-from dataclasses import dataclass, field
-
-import numpy as np
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, get_args
 
 from taskvec.core.embedder import Array, Lane
 from taskvec.core.errors import BusyError, TaskvecError
-from taskvec.core.model import Model
-from taskvec.core.pooling import mean
-from taskvec.core.preparing import Prepared
-from taskvec.core.tasks import Task
-from taskvec.core.windows import Window
+from taskvec.core.lanes import Lanes
+from taskvec.core.requests import Progress, Request, Row
+from taskvec.core.stats import Counts, LaneStats, Stats
 
-# After so many batches that began with the query lane, one begins with the bulk lane.
-QUERY_TURNS = 4
+if TYPE_CHECKING:
+    from taskvec.core.model import Model
+    from taskvec.core.preparing import Slice
 
-
-@dataclass(eq=False)
-class Request:
-    """Rows that one call asked for. The future gives mean vectors, (K, D) float32."""
-
-    sums: Array  # (K, D), one slot per text or span
-    counts: Array  # (K,)
-    pending: int
-    progress: Callable[[int], object] | None = None
-    future: "Future[Array]" = field(default_factory=Future)
-
-    def finish(self) -> None:
-        """End the request with its mean vectors, unless it has ended already."""
-        with suppress(InvalidStateError):
-            self.future.set_result(mean(self.sums, self.counts))
-
-    def fail(self, error: BaseException) -> None:
-        """End the request with an error, unless it has ended already."""
-        with suppress(InvalidStateError):
-            self.future.set_exception(error)
-
-
-@dataclass(frozen=True, eq=False)
-class Row:
-    """One text, or one window of a long one, waiting for its forward pass."""
-
-    window: Window
-    task: Task | None
-    request: Request
+# How much may wait in a lane unless the user says otherwise, in batches.
+QUEUED_BATCHES = 256
+# A call tokenizes its next slice once so few batches of it wait: enough to keep the replicas
+# busy meanwhile, and little enough to leave the queue to others.
+BATCHES_AHEAD = 8
 
 
 class Engine:
     """Batches the rows of all callers. Every method may be called from any thread."""
 
-    def __init__(self, model: Model, *, token_budget: int) -> None:
-        self._model = model
+    def __init__(
+        self, models: Sequence["Model"], *, token_budget: int, queue_tokens: int | None = None
+    ) -> None:
+        self._models = tuple(models)
         self._budget = token_budget
-        self._lanes: dict[Lane, deque[Row]] = {"query": deque(), "bulk": deque()}
+        self._bound = queue_tokens or QUEUED_BATCHES * token_budget
+        ahead = BATCHES_AHEAD * token_budget * len(self._models)
+        self._lanes = Lanes(budget=token_budget, bound=self._bound, ahead=ahead)
+        self._counts: dict[Lane, Counts] = {lane: Counts() for lane in get_args(Lane)}
         self._changed = threading.Condition()
-        self._model_lock = threading.Lock()
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
         self._owner = os.getpid()
+        self._running = 0
+        self._paused = False
         self._closed = False
-        self._turn = 0
 
-    def submit(
+    def begin(
         self,
-        prepared: Prepared,
         *,
         lane: Lane,
-        progress: Callable[[int], object] | None = None,
-    ) -> "Future[Array]":
-        """Queue rows; the future gives the mean vectors of their K slots, (K, D).
+        slots: int,
+        rows: int,
+        dim: int,
+        wait: bool = True,
+        progress: Progress | None = None,
+    ) -> Request:
+        """A request for `slots` vectors that `rows` rows will add to; its rows are put next.
 
-        Cancelling the future drops the rows that have not run yet. Raises BusyError once closed.
+        Raises BusyError once closed, and if the lane is full and the caller will not wait.
         """
-        hidden = self._model.config.hidden
-        sums = np.zeros((prepared.slots, hidden), np.float32)
-        counts = np.zeros(prepared.slots, np.float32)
-        request = Request(sums, counts, len(prepared.rows), progress)
-        pairs = zip(prepared.rows, prepared.tasks, strict=True)
-        rows = [Row(window, task, request) for window, task in pairs]
-        rows.sort(key=lambda row: len(row.window.ids))
-        self.check_open()
-        if not rows:
-            request.future.set_result(sums)
-            return request.future
+        self.check_process()
+        request = Request(lane=lane, slots=slots, rows=rows, dim=dim, progress=progress)
         with self._changed:
-            self.check_open()
-            self._lanes[lane].extend(rows)
-            self._start()
-            self._changed.notify()
-        return request.future
+            self._check_open()
+            self._counts[lane].requests += 1
+            if not wait:
+                self._check_room(lane)
+        return request
 
-    def exclusively(self, change: Callable[[Model], None]) -> None:
-        """Change the model between two batches. Raises what `check_open` raises."""
-        self.check_open()
-        with self._model_lock:
-            change(self._model)
+    def put(self, request: Request, part: "Slice", *, wait: bool = True) -> "Future[None] | None":
+        """Queue rows of a request.
+
+        Returns a future that is done once the next rows should be put, or None to put them at
+        once. Raises BusyError once closed, or if the rows find no room and the caller will not
+        wait; no row of this call is queued then.
+        """
+        self.check_process()
+        now = time.perf_counter()
+        pairs = zip(part.windows, part.tasks, strict=True)
+        rows = [Row(window, task, request, len(window.ids), now) for window, task in pairs]
+        with self._changed:
+            self._check_open()
+            if request.ended:
+                return None
+            if not wait:
+                self._lanes.check_room(request.lane, sum(row.tokens for row in rows))
+            self._counts[request.lane].tokenize_s += part.seconds
+            request.more = None if self._lanes.put(request, rows) else Future()
+            self._start()
+            self._changed.notify_all()
+            return request.more
+
+    def fail(self, request: Request, error: BaseException) -> None:
+        """End a request with an error, or with what interrupted its caller; drop its rows."""
+        with self._changed:
+            self._lanes.drop(request)
+            if not request.ended:
+                self._count_failure(request.lane, error)
+        request.end(error)
+
+    @contextmanager
+    def exclusively(self) -> Iterator[tuple["Model", ...]]:
+        """The models of all replicas, none of which runs meanwhile.
+
+        Raises what `check_open` raises.
+        """
+        self.check_process()
+        with self._changed:
+            self._check_open()
+            self._changed.wait_for(lambda: not self._paused)
+            self._paused = True
+            self._changed.wait_for(lambda: self._running == 0)
+        try:
+            yield self._models
+        finally:
+            with self._changed:
+                self._paused = False
+                self._changed.notify_all()
+
+    def stats(self) -> Stats:
+        """What has been done, and what waits."""
+        self.check_process()
+        with self._changed:
+            lanes = {lane: self._lane_stats(lane) for lane in self._counts}
+        return Stats(self._budget, self._bound, lanes)
 
     def close(self) -> None:
-        """Finish what is queued, then end the thread. Closing twice does nothing."""
+        """Finish what is queued, then end the threads. Closing twice does nothing.
+
+        Calls with rows that wait for room, or still to be put, fail with BusyError.
+        """
         if self._owner != os.getpid():
             return
         with self._changed:
             self._closed = True
-            self._changed.notify()
-        if self._thread and self._thread is not threading.current_thread():
-            self._thread.join()
+            outside = [call for queue in self._lanes.queues.values() for call in queue.outside]
+            self._changed.notify_all()
+        for request in outside:
+            self.fail(request, BusyError("the encoder was closed while texts waited for room"))
+        # Not from an engine's own thread, where the garbage collector may call this.
+        if threading.current_thread() not in self._threads:
+            for thread in self._threads:
+                thread.join()
 
     def check_open(self) -> None:
         """Raises BusyError once closed, TaskvecError in a process forked after loading."""
         self.check_process()
-        if self._closed:
-            raise BusyError("the encoder is closed: load it again")
+        self._check_open()
 
     def check_process(self) -> None:
         """Raises TaskvecError in a process that was forked after loading."""
         if self._owner != os.getpid():
-            # Neither this thread nor torch's own survive a fork; waiting for them would hang.
+            # Neither these threads nor torch's own survive a fork; waiting for them would hang.
             raise TaskvecError("the encoder was loaded before a fork: load it in the child process")
 
-    def _start(self) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="taskvec-engine", daemon=True)
-            self._thread.start()
+    def _check_open(self) -> None:
+        if self._closed:
+            raise BusyError("the encoder is closed: load it again")
 
-    def _run(self) -> None:
-        while batch := self._next_batch():
-            for row, sums in self._serve(batch):
-                try:
-                    _deliver(row, sums)
-                except BaseException as error:  # noqa: BLE001 - a progress bar may raise anything
-                    row.request.fail(error)
+    def _check_room(self, lane: Lane) -> None:
+        try:
+            self._lanes.check_room(lane)
+        except BusyError:
+            self._counts[lane].refused += 1
+            raise
+
+    def _lane_stats(self, lane: Lane) -> LaneStats:
+        queue = self._lanes.queues[lane]
+        return LaneStats(
+            **vars(self._counts[lane]),
+            queued_rows=queue.rows,
+            queued_tokens=queue.tokens,
+            queued_requests=len(queue.outside),
+        )
+
+    def _start(self) -> None:
+        for model in self._models[len(self._threads) :]:
+            name = f"taskvec-engine-{len(self._threads)}"
+            thread = threading.Thread(target=self._run, args=(model,), name=name, daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def _run(self, model: "Model") -> None:
+        while self._run_batch(model):
+            pass
+
+    def _run_batch(self, model: "Model") -> bool:
+        """Wait for rows and run them; False once closed and drained."""
+        batch = self._next_batch()
+        if batch:
+            self._serve(model, batch)
+            with self._changed:
+                self._running -= 1
+                if self._paused:
+                    self._changed.notify_all()
+        return bool(batch)
 
     def _next_batch(self) -> list[Row]:
-        """Wait for rows and take up to the token budget; empty once closed and drained."""
         with self._changed:
             while True:
-                batch = self._take()
-                if batch or self._closed:
-                    return sorted(batch, key=lambda row: len(row.window.ids))
+                batch = [] if self._paused else self._lanes.take()
+                if batch or (self._closed and not self._paused):
+                    break
                 self._changed.wait()
+            if batch:
+                self._running += 1
+                self._count(batch)
+        return sorted(batch, key=lambda row: row.tokens)
 
-    def _take(self) -> list[Row]:
-        """Rows of the lane whose turn it is; a query never waits for bulk rows in its batch."""
-        self._turn += 1
-        bulk_first = self._turn % (QUERY_TURNS + 1) == 0
-        lanes: tuple[Lane, Lane] = ("bulk", "query") if bulk_first else ("query", "bulk")
-        return next((batch for lane in lanes if (batch := self._fill(self._lanes[lane]))), [])
+    def _count(self, batch: Sequence[Row]) -> None:
+        now = time.perf_counter()
+        counts = self._counts[batch[0].request.lane]
+        counts.texts += len(batch)
+        counts.tokens += sum(row.tokens for row in batch)
+        counts.wait_s += sum(now - row.since for row in batch)
 
-    def _fill(self, queue: deque[Row]) -> list[Row]:
-        batch: list[Row] = []
-        room = self._budget
-        while queue and (not batch or len(queue[0].window.ids) <= room):
-            row = queue.popleft()
-            if not row.request.future.done():
-                batch.append(row)
-                room -= len(row.window.ids)
-        return batch
-
-    def _serve(self, batch: list[Row]) -> list[tuple[Row, Array]]:
-        """Run a batch; on an error halve it, so that only the row at fault fails."""
+    def _serve(self, model: "Model", rows: list[Row]) -> None:
+        """Run rows; on an error halve them, so that only the request at fault fails."""
+        rows = [row for row in rows if not row.request.ended]
+        if not rows:
+            return
         try:
-            return self._forward(batch)
+            sums = self._forward(model, rows)
         except BaseException as error:  # noqa: BLE001 - it belongs to the caller of that row
-            if len(batch) == 1:
-                batch[0].request.fail(error)
-                return []
-        middle = len(batch) // 2
-        return self._serve(batch[:middle]) + self._serve(batch[middle:])
+            if len(rows) == 1:
+                self.fail(rows[0].request, error)
+                return
+        else:
+            self._deliver(rows, sums)
+            return
+        middle = len(rows) // 2
+        self._serve(model, rows[:middle])
+        self._serve(model, rows[middle:])
 
-    def _forward(self, batch: list[Row]) -> list[tuple[Row, Array]]:
-        with self._model_lock:
-            windows = [row.window for row in batch]
-            sums = self._model.piece_sums(windows, [row.task for row in batch])
-        edges = np.cumsum([len(row.window.pieces) for row in batch])
-        return list(zip(batch, np.split(sums, edges[:-1]), strict=True))
+    def _forward(self, model: "Model", rows: Sequence[Row]) -> Array:
+        """Sums of all pieces of all rows, (P, D)."""
+        lane = rows[0].request.lane
+        start = time.perf_counter()
+        try:
+            return model.piece_sums([row.window for row in rows], [row.task for row in rows])
+        finally:
+            seconds = time.perf_counter() - start
+            with self._changed:
+                self._counts[lane].batches += 1
+                self._counts[lane].model_s += seconds
+                self._lanes.ran(lane, seconds)
 
+    def _deliver(self, rows: Sequence[Row], sums: Array) -> None:
+        start = 0
+        for row in rows:
+            end = start + len(row.window.pieces)
+            try:
+                row.request.add(row.window, sums[start:end])
+            except BaseException as error:  # noqa: BLE001 - a progress bar may raise anything
+                self.fail(row.request, error)
+            start = end
 
-def _deliver(row: Row, sums: Array) -> None:
-    """Add a row's sums to its request; its last row finishes the request."""
-    request = row.request
-    for (start, end, slot), vector in zip(row.window.pieces, sums, strict=True):
-        request.sums[slot] += vector
-        request.counts[slot] += end - start
-    request.pending -= 1
-    if request.progress:
-        request.progress(1)
-    if request.pending == 0:
-        request.finish()
+    def _count_failure(self, lane: Lane, error: BaseException) -> None:
+        if isinstance(error, BusyError):
+            self._counts[lane].refused += 1
+        elif isinstance(error, Exception):
+            self._counts[lane].failed += 1
+        else:
+            self._counts[lane].cancelled += 1

@@ -27,6 +27,27 @@ def choose_device(device: str) -> torch.device:
     return chosen
 
 
+def choose_devices(device: str) -> list[torch.device]:
+    """The devices of a comma-separated list, one per replica; "cuda:*" is all CUDA devices.
+
+    Raises InputError for an unknown or absent device, and for devices of different types: their
+    replicas would not give the same vectors.
+    """
+    names = [name.strip() for name in device.split(",")] if isinstance(device, str) else [device]
+    if len(names) > 1 and "" in names:
+        raise InputError(f"devices {device!r}: a name is missing beside a comma")
+    if "cuda:*" in names:
+        if len(names) > 1:
+            raise InputError(f"devices {device!r}: 'cuda:*' names them all, give it alone")
+        if not torch.cuda.is_available():
+            raise InputError("device 'cuda:*': torch sees no CUDA device")
+        names = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    chosen = [choose_device(name) for name in names]
+    if len({place.type for place in chosen}) > 1:
+        raise InputError(f"devices {device!r}: use devices of one type")
+    return chosen
+
+
 def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
     """The dtype of a name; "auto" is bfloat16 where the hardware multiplies it, else float32."""
     if dtype == "auto":

@@ -22,6 +22,7 @@ class _Options(NamedTuple):
     max_tokens: int | None = None
     revision: str | None = None
     token_budget: int | None = None
+    queue_tokens: int | None = None
 
 
 class LazyEmbedder:
@@ -149,6 +150,7 @@ def shared_encoder(
     max_tokens: int | None = None,
     revision: str | None = None,
     token_budget: int | None = None,
+    queue_tokens: int | None = None,
 ) -> Embedder:
     """The process's encoder for a model and options: the same object for every caller.
 
@@ -156,7 +158,8 @@ def shared_encoder(
     failed load is tried again at the next. Options are those of `Encoder.load`, which says what
     they raise. "http://…" or "https://…" gives a `RemoteEncoder`, which takes none of them.
     """
-    return _shared(source, _Options(device, dtype, max_tokens, revision, token_budget))
+    options = _Options(device, dtype, max_tokens, revision, token_budget, queue_tokens)
+    return _shared(source, options)
 
 
 def embedder_or_shared(

@@ -1,19 +1,7 @@
-"""How a caller waits for the engine: with a result, an interrupt, or a progress bar."""
+"""What a waiting caller sees: a progress bar."""
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from contextlib import contextmanager
-
-from taskvec.core.embedder import Array
-
-
-def result_of(future: "Future[Array]") -> Array:
-    """The result of a future; an interrupt such as Ctrl-C drops the rows that have not run."""
-    try:
-        return future.result()
-    except BaseException:
-        future.cancel()
-        raise
 
 
 @contextmanager
