@@ -97,3 +97,39 @@ def test_a_missing_extra_names_its_cure() -> None:
     error = errors.MissingExtraError("taskvec.adapters.qdrant", "qdrant")
     assert isinstance(error, ImportError)
     assert "pip install 'taskvec[qdrant]'" in str(error)
+
+
+SLOW = ("torch", "transformers", "peft")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import taskvec.core",
+        "import taskvec.core.engine",
+        "from taskvec.core import Embedder, RemoteEncoder, Roles, shared_encoder; dir(Roles)",
+        "import taskvec.core; dir(taskvec.core); taskvec.core.shared_encoder('starter')",
+        "import taskvec.adapters.pgvector, taskvec.adapters.qdrant, taskvec.adapters.langchain",
+        "from taskvec.integrations.cli import main; main(['--help'])",
+        "from taskvec.integrations.cli import main; main(['info', '--help'])",
+    ],
+)
+def test_what_needs_no_model_loads_no_torch(code: str) -> None:
+    """They take seconds to import, and a web application starts with what it may never use."""
+    shown = f"import sys\nprint([name for name in {SLOW!r} if name in sys.modules])"
+    run = subprocess.run(
+        [sys.executable, "-c", f"{code}\n{shown}"], capture_output=True, text=True, check=True
+    )
+    assert run.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_lazy_name_is_found_in_every_way() -> None:
+    code = (
+        "import taskvec.core; assert 'Encoder' in dir(taskvec.core)\n"
+        "from taskvec.core import *\n"
+        "from taskvec.core.encoder import Encoder as same\n"
+        "assert Encoder is same is taskvec.core.Encoder\n"
+        "taskvec.core.Decoder"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "module 'taskvec.core' has no attribute 'Decoder'" in run.stderr

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from taskvec.core.embedder import Array, Embedder, Lane, Overflow, Span, TaskArgument
-from taskvec.core.encoder import Encoder
 from taskvec.core.errors import InputError
 from taskvec.core.remote import RemoteEncoder
 from taskvec.core.source import STARTER
@@ -184,6 +183,9 @@ def _shared(source: str | Path, options: _Options) -> LazyEmbedder:
 
 def _load(source: str | Path, options: _Options) -> Embedder:
     if not is_url(source):
+        # Loaded with the first model: it brings torch, which a server's user may not need.
+        from taskvec.core.encoder import Encoder  # noqa: PLC0415
+
         return Encoder.load(source, **options._asdict())
     if options != _Options():
         raise InputError("device, dtype and other options are the server's own: give none")

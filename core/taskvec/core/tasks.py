@@ -2,11 +2,14 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from taskvec.core.checkpoint import Lora
 from taskvec.core.config import check_task_name
 from taskvec.core.errors import InputError, LengthError, TaskError
 from taskvec.core.inputs import check_task
+
+if TYPE_CHECKING:
+    from taskvec.core.checkpoint import Lora
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,7 +21,7 @@ class Task:
 
     name: str
     prompt: str
-    lora: Lora
+    lora: "Lora"
     head: int
 
 
@@ -40,7 +43,7 @@ class Tasks:
         return {task.name: task.prompt for task in self.all}
 
     @property
-    def loras(self) -> dict[str, Lora]:
+    def loras(self) -> "dict[str, Lora]":
         """Each task's LoRA."""
         return {task.name: task.lora for task in self.all}
 
