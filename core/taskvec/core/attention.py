@@ -19,17 +19,19 @@ def attend(q: Tensor, k: Tensor, v: Tensor, packed: Packed) -> Tensor:
         longest = max(packed.lengths)
         mixed: Tensor = varlen(q, k, v, packed.offsets, packed.offsets, longest, longest)
         return mixed
-    out = torch.empty_like(v)
-    for start, rows, length in packed.runs:
-        part = slice(start, start + rows * length)
-        out[part] = _rows(q[part], k[part], v[part], rows)
-    return out
+    sizes = [rows * length for rows, length in packed.runs]
+    parts = zip(*(x.split(sizes) for x in (q, k, v)), packed.runs, strict=True)
+    outs = [_rows(q, k, v, rows, length) for q, k, v, (rows, length) in parts]
+    return torch.cat(outs) if len(outs) > 1 else outs[0]
 
 
-def _rows(q: Tensor, k: Tensor, v: Tensor, rows: int) -> Tensor:
-    """Attention of rows of equal length. q, k, v: (rows · L, H, D/H)."""
-    shaped = (x.unflatten(0, (rows, -1)).transpose(1, 2) for x in (q, k, v))  # [rows, H, L, D/H]
-    return F.scaled_dot_product_attention(*shaped).transpose(1, 2).flatten(0, 1)
+def _rows(q: Tensor, k: Tensor, v: Tensor, rows: int, length: int) -> Tensor:
+    """Attention of rows of equal length. q, k, v: (rows · L, H, D/H). Returns the same."""
+    _, heads, width = q.shape
+    shape = rows, length, heads, width
+    q_, k_, v_ = (x.view(shape).transpose(1, 2) for x in (q, k, v))  # [rows, H, L, D/H]
+    mixed = F.scaled_dot_product_attention(q_, k_, v_)
+    return mixed.transpose(1, 2).reshape(q.shape)
 
 
 @functools.cache

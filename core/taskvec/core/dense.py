@@ -1,4 +1,4 @@
-"""Matrix products with weights in the layout that the CPU's kernels want."""
+"""Matrix products with what follows them, in the layout that the device's kernels want."""
 
 import functools
 
@@ -13,7 +13,7 @@ EXPECTED_TOKENS = 1024
 class Dense:
     """x @ W.T + bias. On a CPU the weights are laid out for oneDNN once, not at every call."""
 
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         """`weight` is (out, in), `bias` (out,)."""
         self.bias = bias
         self.packed = weight.device.type == "cpu" and can_pack(weight.dtype)
@@ -25,17 +25,36 @@ class Dense:
             return _packed_product(x, self.weight, self.bias)
         return F.linear(x, self.weight, self.bias)
 
+    def gelu(self, x: Tensor) -> Tensor:
+        """Exact GELU of the product. x: (T, in). Returns (T, out)."""
+        if self.packed:
+            return _packed_product(x, self.weight, self.bias, "gelu")
+        return F.gelu(F.linear(x, self.weight, self.bias))
+
+    def onto(self, residual: Tensor, x: Tensor) -> Tensor:
+        """The product added to a residual. residual: (T, out); x: (T, in). Returns (T, out)."""
+        if self.packed:
+            return _packed_sum(residual, x, self.weight, self.bias)
+        return F.linear(x, self.weight, self.bias).add_(residual)
+
 
 @functools.cache
 def can_pack(dtype: torch.dtype) -> bool:
     """Whether this torch and this CPU do it right: the operators are private to torch."""
     weight = torch.arange(64 * 32).reshape(64, 32).div(2048).to(dtype)
     x, bias = torch.linspace(-1, 1, 96).reshape(3, 32).to(dtype), torch.ones(64, dtype=dtype)
+    plain = F.linear(x, weight, bias)
     try:
-        product = _packed_product(x, _pack(weight), bias)
+        packed = _pack(weight)
+        found = [_packed_product(x, packed, bias, after) for after in ("none", "gelu")]
+        found.append(_packed_sum(plain, x, packed, bias))
     except (AttributeError, NotImplementedError, RuntimeError, TypeError):
         return False
-    return torch.allclose(product.float(), F.linear(x, weight, bias).float(), rtol=0.02, atol=0.02)
+    wanted = (plain, F.gelu(plain), plain + plain)
+    return all(
+        torch.allclose(mine.float(), theirs.float(), rtol=0.02, atol=0.02)
+        for mine, theirs in zip(found, wanted, strict=True)
+    )
 
 
 def _pack(weight: Tensor) -> Tensor:
@@ -43,6 +62,12 @@ def _pack(weight: Tensor) -> Tensor:
     return packed
 
 
-def _packed_product(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+def _packed_product(x: Tensor, weight: Tensor, bias: Tensor | None, after: str = "none") -> Tensor:
+    # The last argument picks GELU's exact form rather than its tanh approximation.
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, after, [], "none")
     return product
+
+
+def _packed_sum(residual: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    total: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, residual, weight, bias, "add")
+    return total

@@ -1,21 +1,25 @@
 """The LoRAs of all tasks at once, so that one batch may mix tasks freely.
 
 For a layer with weight W the tasks' A matrices are stacked to A_all (R, in) and their B matrices
-to B_all (R, out), R being the ranks of all tasks together. A token's own task is picked by a
-mask over R: y = x @ W.T + ((x @ A_all.T) · mask) @ B_all. A batch of one task takes that task's
-slice of both instead.
+to B_all (R, out), R being the ranks of all tasks together. u = x @ A_all.T gives every token R
+numbers; a mask leaves it those of its own task. What they add is one more product, folded into
+one that runs anyway: `Wide` reads u as further columns of its input, `Onto` adds u @ B_all to the
+residual that its product is added to. A batch of one task costs what a mixed one costs.
 """
 
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from taskvec.core.checkpoint import Lora
+from taskvec.core.dense import Dense
 from taskvec.core.errors import CheckpointError
 from taskvec.core.tensors import Shape
 
 BASE = -1  # the index that stands for "no task": base weights alone
+BLOCK = 32  # matrix kernels want widths that are multiples of this
 
 
 class Mix:
@@ -23,18 +27,21 @@ class Mix:
 
     def __init__(self, tasks: Sequence[int], lengths: Sequence[int], device: torch.device) -> None:
         """`tasks` and `lengths` are per row; BASE for a row without a task."""
-        self.only = tasks[0] if len(set(tasks)) == 1 else None
         rows = torch.tensor(tasks, device=device)
-        self.tokens = rows.repeat_interleave(torch.tensor(lengths, device=device))  # [T]
+        self._tokens = rows.repeat_interleave(torch.tensor(lengths, device=device))  # [T]
         self._masks: dict[tuple[int, ...], Tensor] = {}
 
     def own(self, u: Tensor, ranks: tuple[int, ...]) -> Tensor:
-        """u, with zeros where a rank is not of the token's task. u: (T, R); ranks: of each task."""
+        """u, changed in place to zeros where a rank is not of the token's task.
+
+        u: (T, R), or wider by columns that are zero already; ranks: of each task.
+        """
         if ranks not in self._masks:
             owners = torch.arange(len(ranks)).repeat_interleave(torch.tensor(ranks))
-            self._masks[ranks] = self.tokens[:, None] != owners.to(self.tokens.device)
+            padded = F.pad(owners, (0, -len(owners) % BLOCK), value=len(ranks))
+            self._masks[ranks] = self._tokens[:, None] != padded.to(self._tokens.device)
         # Not a product: what another task's LoRA overflows to must not become NaN here.
-        return u.masked_fill(self._masks[ranks], 0)
+        return u.masked_fill_(self._masks[ranks][:, : u.shape[1]], 0)
 
 
 class LoraStack:
@@ -49,38 +56,66 @@ class LoraStack:
         self.a = finite(torch.cat([a.to(like) for a, _ in pairs]), f"LoRA A of {module}")
         self.b = finite(torch.cat(scaled).to(like), f"LoRA B of {module}")
 
-    def slice(self, task: int) -> slice:
-        """Where a task's ranks lie in R."""
+    def delta(self, task: int) -> Tensor:
+        """What a task adds to the layer's weight, (out, in) float32."""
         start = sum(self.ranks[:task])
-        return slice(start, start + self.ranks[task])
+        own = slice(start, start + self.ranks[task])
+        return self.b[own].float().T @ self.a[own].float()
 
-    def add(self, y: Tensor, x: Tensor, mix: Mix) -> Tensor:
-        """Add each token's LoRA to y in place. x: (T, in); y: (T, out)."""
-        if mix.only == BASE:
-            return y
-        if mix.only is not None:
-            own = self.slice(mix.only)
-            return y.addmm_(x @ self.a[own].T, self.b[own])
-        return y.addmm_(mix.own(x @ self.a.T, self.ranks), self.b)
+
+class Wide:
+    """[x, u] @ [W, B].T + bias: a layer whose LoRAs are further columns of its input."""
+
+    def __init__(self, weight: Tensor, bias: Tensor, stack: LoraStack | None = None) -> None:
+        """`weight` is (out, in), `bias` (out,)."""
+        self._stack = stack if stack and any(stack.ranks) else None
+        if self._stack:
+            rank = -len(self._stack.a) % BLOCK + len(self._stack.a)
+            self._down = Dense(_taller(self._stack.a, rank))
+            weight = torch.cat([weight, _taller(self._stack.b, rank).T], dim=1)
+        self._dense = Dense(weight, bias)
+
+    def __call__(self, x: Tensor, mix: Mix) -> Tensor:
+        """x: (T, in). Returns (T, out)."""
+        return self._dense(self._widened(x, mix))
+
+    def gelu(self, x: Tensor, mix: Mix) -> Tensor:
+        """Exact GELU of the same. x: (T, in). Returns (T, out)."""
+        return self._dense.gelu(self._widened(x, mix))
+
+    def _widened(self, x: Tensor, mix: Mix) -> Tensor:
+        if self._stack is None:
+            return x
+        return torch.cat((x, mix.own(self._down(x), self._stack.ranks)), dim=1)
+
+
+class Onto:
+    """residual + u @ B + x @ W.T + bias: a layer whose LoRAs are added to the residual first."""
+
+    def __init__(self, weight: Tensor, bias: Tensor, stack: LoraStack | None = None) -> None:
+        """`weight` is (out, in), `bias` (out,)."""
+        self._stack = stack if stack and any(stack.ranks) else None
+        if self._stack:
+            self._down = Dense(self._stack.a)
+        self._dense = Dense(weight, bias)
+
+    def __call__(self, residual: Tensor, x: Tensor, mix: Mix) -> Tensor:
+        """residual: (T, out); x: (T, in). Returns (T, out)."""
+        if self._stack:
+            u = mix.own(self._down(x), self._stack.ranks)
+            residual = torch.addmm(residual, u, self._stack.b)
+        return self._dense.onto(residual, x)
 
 
 class TableLora:
     """The LoRAs of all tasks on an embedding table. a: (V, R); b: (R, D)."""
 
     def __init__(self, stack: LoraStack) -> None:
-        self._stack = stack
-        self.a = stack.a.T.contiguous()
-        stack.a = stack.a[:0]
+        self._ranks, self._a, self._b = stack.ranks, stack.a.T.contiguous(), stack.b
 
     def add(self, y: Tensor, ids: Tensor, mix: Mix) -> Tensor:
         """Add each token's LoRA to y in place. ids: (T,); y: (T, D)."""
-        if mix.only == BASE:
-            return y
-        rows = self.a[ids]
-        if mix.only is not None:
-            own = self._stack.slice(mix.only)
-            return y.addmm_(rows[:, own], self._stack.b[own])
-        return y.addmm_(mix.own(rows, self._stack.ranks), self._stack.b)
+        return y.addmm_(mix.own(self._a[ids], self._ranks), self._b)
 
 
 def finite(tensor: Tensor, name: str) -> Tensor:
@@ -88,3 +123,8 @@ def finite(tensor: Tensor, name: str) -> Tensor:
     if not tensor.sum(dtype=torch.float32).isfinite():
         raise CheckpointError(f"{name} holds values that are not finite in {tensor.dtype}")
     return tensor
+
+
+def _taller(rows: Tensor, count: int) -> Tensor:
+    """The rows, and rows of zeros up to a count."""
+    return F.pad(rows, (0, 0, 0, count - len(rows)))

@@ -6,7 +6,8 @@ for the architecture, arXiv:2104.09864 for the rotary positions.
 Letters: B rows, T tokens, D hidden, H heads, R LoRA ranks.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import torch
@@ -14,31 +15,19 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from taskvec.core.attention import attend
-from taskvec.core.checkpoint import Checkpoint, linear_shapes
+from taskvec.core.checkpoint import EMBEDDINGS, Checkpoint, linear_shapes
 from taskvec.core.config import ModelConfig
-from taskvec.core.dense import Dense
 from taskvec.core.embedder import Array
 from taskvec.core.errors import TaskError
-from taskvec.core.lora import BASE, LoraStack, Mix, TableLora, finite
+from taskvec.core.lora import BASE, LoraStack, Mix, Onto, TableLora, Wide, finite
 from taskvec.core.packing import Packed, pack
 from taskvec.core.tasks import Task
 from taskvec.core.windows import Window
 
-Rope: TypeAlias = tuple[Tensor, Tensor]  # cos and sin, [T, 1, D/H/2] each
-
-
-class Linear:
-    """y = x @ W.T + bias, and each token's LoRA."""
-
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
-        """`weight` is [out, in], `bias` [out]."""
-        self.dense = Dense(weight, bias)
-        self.lora: LoraStack | None = None
-
-    def __call__(self, x: Tensor, mix: Mix) -> Tensor:
-        """x: (T, in). Returns (T, out)."""
-        y = self.dense(x)
-        return self.lora.add(y, x, mix) if self.lora else y
+Linears: TypeAlias = tuple[Wide, Onto, Wide, Onto]
+LINEARS = ("qkv", "out", "fc1", "fc2")
+# A model whose linear weights take no more than this holds them merged once for each task in use.
+MERGED_BYTES = 64 << 20
 
 
 class Norm:
@@ -59,57 +48,45 @@ class Norm:
 class Layer:
     """One encoder layer: attention and feed-forward, each followed by its norm."""
 
-    def __init__(self, linears: Mapping[str, Linear], norms: Sequence[Norm], heads: int) -> None:
-        self.qkv, self.out = linears["qkv"], linears["out"]
-        self.fc1, self.fc2 = linears["fc1"], linears["fc2"]
+    def __init__(self, linears: Linears, norms: Sequence[Norm], heads: int) -> None:
+        self.qkv, self.out, self.fc1, self.fc2 = linears
         self.norm1, self.norm2 = norms
         self.heads = heads
 
-    def __call__(self, x: Tensor, packed: Packed, rope: Rope, mix: Mix) -> Tensor:
+    def __call__(self, x: Tensor, packed: Packed, rope: Tensor, mix: Mix) -> Tensor:
         """x: (T, D). Returns (T, D)."""
-        q, k, v = self.qkv(x, mix).unflatten(-1, (3, self.heads, -1)).unbind(1)  # [T, H, D/H]
-        mixed = attend(rotate(q, rope), rotate(k, rope), v, packed)
-        x = self.norm1(x + self.out(mixed.flatten(1), mix))
-        return self.norm2(x + self.fc2(F.gelu(self.fc1(x, mix)), mix))
+        heads = self.qkv(x, mix).unflatten(1, (3 * self.heads, -1))  # [T, 3H, D/H]
+        qk, v = heads.split((2 * self.heads, self.heads), dim=1)
+        q, k = rotate(qk, rope).chunk(2, dim=1)
+        mixed = attend(q, k, v, packed).flatten(1)
+        x = self.norm1(self.out(x, mixed, mix))
+        return self.norm2(self.fc2(x, self.fc1.gelu(x, mix), mix))
 
 
 class Model:
     """The encoder on one device. Not thread-safe: one thread at a time may use it."""
 
     def __init__(self, checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype) -> None:
+        """`set_tasks` comes next: the layers are built for the tasks that they serve."""
         self.config = checkpoint.config
         self.device, self.dtype = device, dtype
-
-        def read(name: str) -> Tensor:
-            return finite(checkpoint.tensor(name).to(device, dtype), name)
-
-        def norm(name: str) -> Norm:
-            weight, bias = (checkpoint.tensor(f"{name}.{part}") for part in ("weight", "bias"))
-            finite(weight, name), finite(bias, name)
-            return Norm(weight.to(device), bias.to(device), self.config.norm_eps)
-
-        self._linears = {
-            module: Linear(read(f"{module}.weight"), read(f"{module}.bias"))
-            for module in linear_shapes(self.config)
-            if module.startswith("layers.")
-        }
-        self._word = read("word.weight")  # [V, D]
-        self._type = read("type.weight")  # [1, D]
-        self._norm = norm("norm")
-        self._layers = [
-            Layer(
-                {
-                    name: self._linears[f"layers.{i}.{name}"]
-                    for name in ("qkv", "out", "fc1", "fc2")
-                },
-                [norm(f"layers.{i}.norm1"), norm(f"layers.{i}.norm2")],
-                self.config.heads,
-            )
+        self._checkpoint = checkpoint
+        self._word = self._read("word.weight")  # [V, D]
+        self._type = self._read("type.weight")  # [1, D]
+        self._norm = self._read_norm("norm")
+        self._norms = [
+            [self._read_norm(f"layers.{i}.norm{n}") for n in (1, 2)]
             for i in range(self.config.layers)
         ]
-        self._rope = rope_table(self.config, device, dtype)
-        self._tables: dict[str, TableLora] = {}
+        self._rope = rope_table(self.config, device)
+        shapes = linear_shapes(self.config)
+        weights = sum(math.prod(shapes[name]) for name in shapes if name not in EMBEDDINGS)
+        self._is_small = weights * dtype.itemsize <= MERGED_BYTES
         self._tasks: tuple[Task, ...] = ()
+        self._stacks: dict[str, LoraStack] = {}
+        self._tables: dict[str, TableLora] = {}
+        self._layers: list[Layer] = []
+        self._merged: dict[int, list[Layer]] = {}
 
     def set_tasks(self, tasks: Sequence[Task]) -> None:
         """Replace the tasks that the model serves.
@@ -118,18 +95,16 @@ class Model:
         tasks stay then.
         """
         loras = [task.lora for task in tasks]
-        shapes = linear_shapes(self.config)
-        stacks = {
-            module: LoraStack(loras, module, shape, self._word) if loras else None
-            for module, shape in shapes.items()
-        }
-        self._tasks = tuple(tasks)
-        self._tables = {}
+        shapes = linear_shapes(self.config).items() if loras else ()
+        stacks = {module: LoraStack(loras, module, shape, self._type) for module, shape in shapes}
         for module, stack in stacks.items():
-            if module in self._linears:
-                self._linears[module].lora = stack
-            elif stack:
-                self._tables[module] = TableLora(stack)
+            if module.endswith(".qkv"):
+                stack.b = self._interleaved(stack.b.T).T
+        self._tables = {name: TableLora(stacks.pop(name)) for name in EMBEDDINGS if name in stacks}
+        self._tasks, self._stacks = tuple(tasks), stacks
+        self._merged.clear()
+        del self._layers[:]  # before their successors are built, to hold the weights once
+        self._layers += map(self._layer, range(self.config.layers))
 
     def piece_sums(self, windows: Sequence[Window], tasks: Sequence[Task | None]) -> Array:
         """Sums of the token vectors of every piece of every window, in order, (P, D) float32.
@@ -155,12 +130,63 @@ class Model:
 
         Raises TaskError for a task that is served no more.
         """
-        mix = Mix([self._index(task) for task in tasks], packed.lengths, self.device)
+        indices = [self._index(task) for task in tasks]
+        mix = Mix(indices, packed.lengths, self.device)
         x = self._embed(packed, mix)
-        rope = (self._rope[0][packed.positions], self._rope[1][packed.positions])
-        for layer in self._layers:
+        rope = self._rope[packed.positions]
+        for layer in self._layers_for(set(indices)):
             x = layer(x, packed, rope, mix)
         return x
+
+    def _layers_for(self, tasks: set[int]) -> list[Layer]:
+        """The layers of all tasks; of a small model, those of a batch's one task, merged once.
+
+        In a short pass of a small model the LoRAs' own products cost a third of the time, and the
+        weights of all its tasks fit into memory.
+        """
+        if len(tasks) > 1 or not self._is_small:
+            return self._layers
+        [task] = tasks
+        if task not in self._merged:
+            layers = range(self.config.layers)
+            self._merged[task] = [self._layer(i, merged=task) for i in layers]
+        return self._merged[task]
+
+    def _layer(self, i: int, *, merged: int | None = None) -> Layer:
+        """A layer with all tasks' LoRAs, or with one merged into its weights (BASE for none)."""
+        qkv, out, fc1, fc2 = (self._linear(f"layers.{i}.{name}", merged) for name in LINEARS)
+        linears = Wide(*qkv), Onto(*out), Wide(*fc1), Onto(*fc2)
+        return Layer(linears, self._norms[i], self.config.heads)
+
+    def _linear(self, module: str, merged: int | None) -> tuple[Tensor, Tensor, LoraStack | None]:
+        """Weight and bias of a module, and its LoRAs where they are not merged."""
+        weight, bias = (self._read(f"{module}.{part}") for part in ("weight", "bias"))
+        if module.endswith(".qkv"):
+            weight, bias = self._interleaved(weight), self._interleaved(bias)
+        stack = self._stacks.get(module)
+        if merged is None or stack is None:
+            return weight, bias, stack
+        if merged != BASE:
+            weight = (weight.float() + stack.delta(merged)).to(self.dtype)
+        return weight, bias, None
+
+    def _interleaved(self, rows: Tensor) -> Tensor:
+        """Rows of q, k and v, each head's two halves of q and k shuffled into pairs.
+
+        RoPE turns pairs (i, i + D/2H): next to each other they are complex numbers. Attention
+        does not change when q and k are shuffled alike. rows: (3D, …).
+        """
+        qk, v = rows.split((2 * self.config.hidden, self.config.hidden))
+        halves = qk.unflatten(0, (2 * self.config.heads, 2, -1))
+        return torch.cat((halves.transpose(1, 2).flatten(0, 2), v))
+
+    def _read(self, name: str) -> Tensor:
+        return finite(self._checkpoint.tensor(name).to(self.device, self.dtype), name)
+
+    def _read_norm(self, name: str) -> Norm:
+        weight, bias = (self._checkpoint.tensor(f"{name}.{part}") for part in ("weight", "bias"))
+        finite(weight, name), finite(bias, name)
+        return Norm(weight.to(self.device), bias.to(self.device), self.config.norm_eps)
 
     def _index(self, task: Task | None) -> int:
         if task is None:
@@ -188,18 +214,17 @@ def _sum_pieces(hidden: Tensor, windows: Sequence[Window]) -> Array:
     return stacked
 
 
-def rope_table(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> Rope:
-    """Cosines and sines of every position, (max_tokens, 1, D/H/2) each."""
+def rope_table(config: ModelConfig, device: torch.device) -> Tensor:
+    """A unit complex number per position and pair, (max_tokens, 1, D/2H)."""
     pairs = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
     # Written as the model's authors do: in float32 another form moves distant positions.
     frequencies = 1.0 / (config.rope_base**pairs)
     angles = torch.outer(torch.arange(config.max_tokens).float(), frequencies)
-    table = angles[:, None].to(device)
-    return table.cos().to(dtype), table.sin().to(dtype)
+    return torch.polar(torch.ones_like(angles), angles)[:, None].to(device)
 
 
-def rotate(x: Tensor, rope: Rope) -> Tensor:
-    """Turn each head's first and second half against each other. x: (T, H, D/H)."""
-    cos, sin = rope
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+def rotate(x: Tensor, rope: Tensor) -> Tensor:
+    """Turn each pair of neighbours by its position's angle. x: (T, H, D/H), changed in place."""
+    wide = x.float()
+    torch.view_as_complex(wide.unflatten(-1, (-1, 2))).mul_(rope)
+    return wide.to(x.dtype)

@@ -16,15 +16,15 @@ class Packed:
     """A batch of B rows as one line of T tokens.
 
     ids, positions: (T,) on the model's device. lengths: tokens per row. offsets: (B + 1,) int32,
-    where each row starts, on the model's device. runs: (first token, rows, length) of
-    neighbouring rows of equal length.
+    where each row starts, on the model's device. runs: (rows, length) of neighbouring rows of
+    equal length, in order.
     """
 
     ids: Tensor
     positions: Tensor
     lengths: tuple[int, ...]
     offsets: Tensor
-    runs: tuple[tuple[int, int, int], ...]
+    runs: tuple[tuple[int, int], ...]
 
 
 def pack(rows: Sequence[Ids], device: torch.device) -> Packed:
@@ -41,10 +41,5 @@ def pack(rows: Sequence[Ids], device: torch.device) -> Packed:
     )
 
 
-def _runs(lengths: Sequence[int]) -> tuple[tuple[int, int, int], ...]:
-    runs, start = [], 0
-    for length, same in groupby(lengths):
-        rows = len(list(same))
-        runs.append((start, rows, length))
-        start += rows * length
-    return tuple(runs)
+def _runs(lengths: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    return tuple((len(list(same)), length) for length, same in groupby(lengths))
