@@ -19,10 +19,18 @@ def test_packed_and_plain_products_agree(dtype: torch.dtype, tokens: int) -> Non
     torch.manual_seed(0)
     weight, bias = torch.randn(96, 64).to(dtype), torch.randn(96).to(dtype)
     x = torch.randn(tokens, 64).to(dtype)
-    product = dense.Dense(weight, bias)(x)
-    plain = torch.nn.functional.linear(x, weight, bias)
+    residual = torch.randn(tokens, 96).to(dtype)
+    layer = dense.Dense(weight, bias)
+    plain = torch.nn.functional.linear(x.float(), weight.float(), bias.float())
     tolerance = 1e-4 if dtype == torch.float32 else 0.1
-    torch.testing.assert_close(product, plain, atol=tolerance, rtol=tolerance)
+    for product, wanted in (
+        (layer(x), plain),
+        (layer.gelu(x), torch.nn.functional.gelu(plain)),
+        (layer.onto(residual, x), plain + residual.float()),
+        (dense.Dense(weight)(x), plain - bias.float()),
+    ):
+        assert product.dtype == dtype
+        torch.testing.assert_close(product.float(), wanted, atol=tolerance, rtol=tolerance)
 
 
 def test_without_the_private_operators_vectors_stay_the_same(
@@ -42,7 +50,7 @@ def test_an_operator_that_is_missing_or_wrong_is_not_used(monkeypatch: pytest.Mo
     def missing(*_: object) -> torch.Tensor:
         raise RuntimeError("no such operator")
 
-    for broken in (missing, lambda x, w, b: torch.zeros(len(x), len(b), dtype=x.dtype)):
+    for broken in (missing, lambda x, w, b, _: torch.zeros(len(x), len(b), dtype=x.dtype)):
         dense.can_pack.cache_clear()
         monkeypatch.setattr(dense, "_packed_product", broken)
         assert not dense.can_pack(torch.float32)

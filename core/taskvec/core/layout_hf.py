@@ -59,7 +59,7 @@ class HfCheckpoint:
         shape = self._shapes[name]
         stems = [original_name(name)] if self._original else _stems(name)
         part = (shape[0] // len(stems), *shape[1:])
-        tensors = [self._files.get(self._prefix + stem, part) for stem in stems]
+        tensors = [self._files.get(self._prefix + stem, part, apart=True) for stem in stems]
         return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
 
     def lora(self, task: str) -> Lora:

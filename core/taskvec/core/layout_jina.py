@@ -39,7 +39,7 @@ class JinaCheckpoint:
 
     def tensor(self, name: str) -> Tensor:
         """A weight or bias by our name."""
-        return self._files.get(_key(name), self._shapes[name])
+        return self._files.get(_key(name), self._shapes[name], apart=True)
 
     def lora(self, task: str) -> Lora:
         """One task's slice of the stacked LoRA tensors."""

@@ -28,7 +28,7 @@ class Mix:
     def __init__(self, tasks: Sequence[int], lengths: Sequence[int], device: torch.device) -> None:
         """`tasks` and `lengths` are per row; BASE for a row without a task."""
         rows = torch.tensor(tasks, device=device)
-        self._tokens = rows.repeat_interleave(torch.tensor(lengths, device=device))  # [T]
+        self.tokens = rows.repeat_interleave(torch.tensor(lengths, device=device))  # [T]
         self._masks: dict[tuple[int, ...], Tensor] = {}
 
     def own(self, u: Tensor, ranks: tuple[int, ...]) -> Tensor:
@@ -39,7 +39,7 @@ class Mix:
         if ranks not in self._masks:
             owners = torch.arange(len(ranks)).repeat_interleave(torch.tensor(ranks))
             padded = F.pad(owners, (0, -len(owners) % BLOCK), value=len(ranks))
-            self._masks[ranks] = self._tokens[:, None] != padded.to(self._tokens.device)
+            self._masks[ranks] = self.tokens[:, None] != padded.to(self.tokens.device)
         # Not a product: what another task's LoRA overflows to must not become NaN here.
         return u.masked_fill_(self._masks[ranks][:, : u.shape[1]], 0)
 
@@ -68,11 +68,11 @@ class Wide:
 
     def __init__(self, weight: Tensor, bias: Tensor, stack: LoraStack | None = None) -> None:
         """`weight` is (out, in), `bias` (out,)."""
-        self._stack = stack if stack and any(stack.ranks) else None
-        if self._stack:
-            rank = -len(self._stack.a) % BLOCK + len(self._stack.a)
-            self._down = Dense(_taller(self._stack.a, rank))
-            weight = torch.cat([weight, _taller(self._stack.b, rank).T], dim=1)
+        self._ranks = stack.ranks if stack else ()
+        if stack and any(self._ranks):
+            rank = -len(stack.a) % BLOCK + len(stack.a)
+            self._down = Dense(_taller(stack.a, rank))
+            weight = torch.cat([weight, _taller(stack.b, rank).T], dim=1)
         self._dense = Dense(weight, bias)
 
     def __call__(self, x: Tensor, mix: Mix) -> Tensor:
@@ -84,9 +84,9 @@ class Wide:
         return self._dense.gelu(self._widened(x, mix))
 
     def _widened(self, x: Tensor, mix: Mix) -> Tensor:
-        if self._stack is None:
+        if not any(self._ranks):
             return x
-        return torch.cat((x, mix.own(self._down(x), self._stack.ranks)), dim=1)
+        return torch.cat((x, mix.own(self._down(x), self._ranks)), dim=1)
 
 
 class Onto:
@@ -94,16 +94,16 @@ class Onto:
 
     def __init__(self, weight: Tensor, bias: Tensor, stack: LoraStack | None = None) -> None:
         """`weight` is (out, in), `bias` (out,)."""
-        self._stack = stack if stack and any(stack.ranks) else None
-        if self._stack:
-            self._down = Dense(self._stack.a)
+        self._ranks = stack.ranks if stack else ()
+        if stack and any(self._ranks):
+            self._down, self._up = Dense(stack.a), stack.b
         self._dense = Dense(weight, bias)
 
     def __call__(self, residual: Tensor, x: Tensor, mix: Mix) -> Tensor:
         """residual: (T, out); x: (T, in). Returns (T, out)."""
-        if self._stack:
-            u = mix.own(self._down(x), self._stack.ranks)
-            residual = torch.addmm(residual, u, self._stack.b)
+        if any(self._ranks):
+            u = mix.own(self._down(x), self._ranks)
+            residual = torch.addmm(residual, u, self._up)
         return self._dense.onto(residual, x)
 
 

@@ -34,8 +34,9 @@ class Norm:
     """LayerNorm whose parameters and statistics are float32 whatever the model's dtype."""
 
     def __init__(self, weight: Tensor, bias: Tensor, eps: float) -> None:
-        self.weight = weight.float()
-        self.bias = bias.float()
+        """`weight` and `bias` are (D,) float32."""
+        self.weight = weight
+        self.bias = bias
         self.eps = eps
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -72,7 +73,7 @@ class Model:
         self.device, self.dtype = device, dtype
         self._checkpoint = checkpoint
         self._word = self._read("word.weight")  # [V, D]
-        self._type = self._read("type.weight")  # [1, D]
+        self._type = self._types = self._read("type.weight")  # [1, D]
         self._norm = self._read_norm("norm")
         self._norms = [
             [self._read_norm(f"layers.{i}.norm{n}") for n in (1, 2)]
@@ -84,7 +85,7 @@ class Model:
         self._is_small = weights * dtype.itemsize <= MERGED_BYTES
         self._tasks: tuple[Task, ...] = ()
         self._stacks: dict[str, LoraStack] = {}
-        self._tables: dict[str, TableLora] = {}
+        self._words: TableLora | None = None
         self._layers: list[Layer] = []
         self._merged: dict[int, list[Layer]] = {}
 
@@ -100,11 +101,16 @@ class Model:
         for module, stack in stacks.items():
             if module.endswith(".qkv"):
                 stack.b = self._interleaved(stack.b.T).T
-        self._tables = {name: TableLora(stacks.pop(name)) for name in EMBEDDINGS if name in stacks}
+        deltas = [stacks["type"].delta(i).T for i in range(len(tasks))]
+        types = [self._type.float() + delta for delta in deltas]
+        self._types = torch.cat([*types, self._type.float()]).to(self.dtype)  # [tasks + 1, D]
+        self._words = TableLora(stacks["word"]) if stacks else None
         self._tasks, self._stacks = tuple(tasks), stacks
         self._merged.clear()
         del self._layers[:]  # before their successors are built, to hold the weights once
         self._layers += map(self._layer, range(self.config.layers))
+        if not self._is_small:
+            self._stacks = {}
 
     def piece_sums(self, windows: Sequence[Window], tasks: Sequence[Task | None]) -> Array:
         """Sums of the token vectors of every piece of every window, in order, (P, D) float32.
@@ -180,13 +186,15 @@ class Model:
         halves = qk.unflatten(0, (2 * self.config.heads, 2, -1))
         return torch.cat((halves.transpose(1, 2).flatten(0, 2), v))
 
-    def _read(self, name: str) -> Tensor:
-        return finite(self._checkpoint.tensor(name).to(self.device, self.dtype), name)
+    def _read(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
+        stored = self._checkpoint.tensor(name)
+        # What is small leaves the file's mapping; the word table stays in it where it can.
+        tensor = stored.to(self.device, dtype or self.dtype, copy=stored.dim() == 1)
+        return finite(tensor, name)
 
     def _read_norm(self, name: str) -> Norm:
-        weight, bias = (self._checkpoint.tensor(f"{name}.{part}") for part in ("weight", "bias"))
-        finite(weight, name), finite(bias, name)
-        return Norm(weight.to(self.device), bias.to(self.device), self.config.norm_eps)
+        weight, bias = (self._read(f"{name}.{part}", torch.float32) for part in ("weight", "bias"))
+        return Norm(weight, bias, self.config.norm_eps)
 
     def _index(self, task: Task | None) -> int:
         if task is None:
@@ -196,10 +204,10 @@ class Model:
         return self._tasks.index(task)
 
     def _embed(self, packed: Packed, mix: Mix) -> Tensor:
-        x = self._word[packed.ids] + self._type
-        for module, ids in (("word", packed.ids), ("type", torch.zeros_like(packed.ids))):
-            if module in self._tables:
-                x = self._tables[module].add(x, ids, mix)
+        # The last row is the base's: what BASE, an index of -1, picks.
+        x = self._word[packed.ids].add_(self._types[mix.tokens])
+        if self._words:
+            self._words.add(x, packed.ids, mix)
         return self._norm(x)
 
 

@@ -48,13 +48,18 @@ class TensorFiles:
         """Shape of a tensor, read from the header alone."""
         return tuple(self._files[self._path(name)].get_slice(name).get_shape())
 
-    def get(self, name: str, shape: Shape) -> torch.Tensor:
-        """A tensor, mapped rather than copied. Raises CheckpointError if missing or misshapen."""
+    def get(self, name: str, shape: Shape, *, apart: bool = False) -> torch.Tensor:
+        """A tensor, mapped rather than copied. Raises CheckpointError if missing or misshapen.
+
+        apart: in a mapping of its own, so that its pages leave memory with it. Otherwise all that
+        was ever read of a file stays as long as any tensor of it.
+        """
         found = self.shape(name)
         path = self._path(name)
         if found != shape:
             raise CheckpointError(f"{path}: tensor {name!r} has shape {found}, expected {shape}")
-        tensor: torch.Tensor = self._files[path].get_tensor(name)
+        file = _open(path) if apart else self._files[path]
+        tensor: torch.Tensor = file.get_tensor(name)
         if not tensor.is_floating_point():
             raise CheckpointError(f"{path}: tensor {name!r} is {tensor.dtype}, expected floats")
         return tensor
