@@ -27,6 +27,9 @@ QUEUED_BATCHES = 256
 # A call tokenizes its next slice once so few batches of it wait: enough to keep the replicas
 # busy meanwhile, and little enough to leave the queue to others.
 BATCHES_AHEAD = 8
+# Callers that were answered together come again together. An engine that starts on the first of
+# them runs two half batches in turn; it waits for the others for this share of a batch's time.
+GATHERING = 1 / 8
 
 
 class Engine:
@@ -45,6 +48,8 @@ class Engine:
         self._threads: list[threading.Thread] = []
         self._owner = os.getpid()
         self._running = 0
+        self._idle = 0
+        self._awaited = 0
         self._paused = False
         self._closed = False
 
@@ -91,7 +96,8 @@ class Engine:
             self._counts[request.lane].tokenize_s += part.seconds
             request.more = None if self._lanes.put(request, rows) else Future()
             self._start()
-            self._changed.notify_all()
+            if self._idle or self._lanes.rows >= self._awaited:
+                self._changed.notify_all()
             return request.more
 
     def fail(self, request: Request, error: BaseException) -> None:
@@ -185,31 +191,48 @@ class Engine:
             self._threads.append(thread)
 
     def _run(self, model: "Model") -> None:
-        while self._run_batch(model):
-            pass
+        answered, seconds = 0, 0.0
+        while batch := self._next_batch(answered, seconds * GATHERING):
+            start = time.perf_counter()
+            answered = self._serve(model, batch)
+            seconds = time.perf_counter() - start
+            del batch  # or its vectors would be kept until the next one comes
+            self._ran()
 
-    def _run_batch(self, model: "Model") -> bool:
-        """Wait for rows and run them; False once closed and drained."""
-        batch = self._next_batch()
-        if batch:
-            self._serve(model, batch)
-            with self._changed:
-                self._running -= 1
-                if self._paused:
-                    self._changed.notify_all()
-        return bool(batch)
+    def _next_batch(self, answered: int, patience_s: float) -> list[Row]:
+        """Wait for rows; [] once closed and drained.
 
-    def _next_batch(self) -> list[Row]:
+        answered: calls that the last batch ended. patience_s: how long to wait for them to come
+        again, unless there is a whole batch anyway.
+        """
         with self._changed:
-            while True:
-                batch = [] if self._paused else self._lanes.take()
-                if batch or (self._closed and not self._paused):
-                    break
+            if answered > 1 and not self._lanes.full:
+                self._gather(self._lanes.rows + answered, patience_s)
+            while not (batch := self._take()):
+                if self._closed and not self._paused:
+                    return []
+                self._idle += 1
                 self._changed.wait()
-            if batch:
-                self._running += 1
-                self._count(batch)
+                self._idle -= 1
+            self._running += 1
+            self._count(batch)
         return sorted(batch, key=lambda row: row.tokens)
+
+    def _gather(self, rows: int, patience_s: float) -> None:
+        self._awaited = rows
+        self._changed.wait_for(
+            lambda: self._closed or self._lanes.full or self._lanes.rows >= rows, patience_s
+        )
+        self._awaited = 0
+
+    def _take(self) -> list[Row]:
+        return [] if self._paused else self._lanes.take()
+
+    def _ran(self) -> None:
+        with self._changed:
+            self._running -= 1
+            if self._paused:
+                self._changed.notify_all()
 
     def _count(self, batch: Sequence[Row]) -> None:
         now = time.perf_counter()
@@ -218,23 +241,24 @@ class Engine:
         counts.tokens += sum(row.tokens for row in batch)
         counts.wait_s += sum(now - row.since for row in batch)
 
-    def _serve(self, model: "Model", rows: list[Row]) -> None:
-        """Run rows; on an error halve them, so that only the request at fault fails."""
+    def _serve(self, model: "Model", rows: list[Row]) -> int:
+        """Run rows; on an error halve them, so that only the request at fault fails.
+
+        Returns how many requests they ended.
+        """
         rows = [row for row in rows if not row.request.ended]
         if not rows:
-            return
+            return 0
         try:
             sums = self._forward(model, rows)
         except BaseException as error:  # noqa: BLE001 - it belongs to the caller of that row
             if len(rows) == 1:
                 self.fail(rows[0].request, error)
-                return
+                return 1
         else:
-            self._deliver(rows, sums)
-            return
+            return self._deliver(rows, sums)
         middle = len(rows) // 2
-        self._serve(model, rows[:middle])
-        self._serve(model, rows[middle:])
+        return self._serve(model, rows[:middle]) + self._serve(model, rows[middle:])
 
     def _forward(self, model: "Model", rows: Sequence[Row]) -> Array:
         """Sums of all pieces of all rows, (P, D)."""
@@ -249,15 +273,16 @@ class Engine:
                 self._counts[lane].model_s += seconds
                 self._lanes.ran(lane, seconds)
 
-    def _deliver(self, rows: Sequence[Row], sums: Array) -> None:
-        start = 0
+    def _deliver(self, rows: Sequence[Row], sums: Array) -> int:
+        start = ended = 0
         for row in rows:
             end = start + len(row.window.pieces)
             try:
-                row.request.add(row.window, sums[start:end])
+                ended += row.request.add(row.window, sums[start:end])
             except BaseException as error:  # noqa: BLE001 - a progress bar may raise anything
                 self.fail(row.request, error)
             start = end
+        return ended
 
     def _count_failure(self, lane: Lane, error: BaseException) -> None:
         if isinstance(error, BusyError):

@@ -130,6 +130,16 @@ class Lanes:
                 request.ask_for_more()
         return batch
 
+    @property
+    def rows(self) -> int:
+        """How many rows wait in the queues."""
+        return sum(queue.rows for queue in self.queues.values())
+
+    @property
+    def full(self) -> bool:
+        """Whether a lane has a whole batch waiting."""
+        return any(queue.tokens >= self._budget for queue in self.queues.values())
+
     def ran(self, lane: Lane, seconds: float) -> None:
         """A batch of a lane ran for so long."""
         waited = lane == "query" and self.queues["bulk"].rows > 0

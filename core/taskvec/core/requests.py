@@ -43,10 +43,10 @@ class Request:
         if rows == 0:
             self.end()
 
-    def add(self, window: Window, sums: Array) -> None:
-        """Add the sums of a window's pieces, (P, D); the last row ends the request."""
+    def add(self, window: Window, sums: Array) -> bool:
+        """Add the sums of a window's pieces, (P, D). Returns whether this ended the request."""
         if self.ended:
-            return
+            return False
         dim = self.sums.shape[1]
         with self._adding:
             for (start, end, slot), vector in zip(window.pieces, sums, strict=True):
@@ -55,8 +55,10 @@ class Request:
             self._pending -= 1
             if self._progress:
                 self._progress(1)
-        if self._pending == 0:
-            self.end()
+            if self._pending:
+                return False
+        self.end()
+        return True
 
     def end(self, error: BaseException | None = None) -> None:
         """Finish, or fail with an error; nothing happens to a request that has ended."""
