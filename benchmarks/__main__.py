@@ -1,5 +1,6 @@
 """Run what was asked for, write the report as it grows."""
 
+import functools
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -56,7 +57,7 @@ def _measurements(options: Options) -> dict[str, Callable[[Results], None]]:
     for size, group in groupby(parts.contests(options), lambda contest: contest.size):
         held = list(group)
         names = ", ".join(dict.fromkeys(contest.key.partition("/")[0] for contest in held))
-        found[names] = lambda results, size=size, held=held: _contests(results, size, held)
+        found[names] = functools.partial(_contests, size, held)
     others = {"C": _late, "service": _service, "memory": _memory, "start": _start}
     for part, measure in others.items():
         if part in options.parts and options.device == "cpu":
@@ -64,7 +65,7 @@ def _measurements(options: Options) -> dict[str, Callable[[Results], None]]:
     return found
 
 
-def _contests(results: Results, size: Size, contests: list[Contest]) -> None:
+def _contests(size: Size, contests: list[Contest], results: Results) -> None:
     options = results.options
     folder = _model(options, size)
     want = references(contests, folder, options)

@@ -1,7 +1,7 @@
 """Contenders on one model in one dtype: vectors compared, settings tried, runs interleaved."""
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +26,7 @@ class Contest:
     """A workload on a model.
 
     dtypes: those to measure in. peers: those to take part, all if empty. each: one call per text,
-    for latencies. tune_every: settings are tried on every n-th text.
+    for latencies. tune_every: settings are tried on every n-th text, on none if 0.
     """
 
     key: str
@@ -137,7 +137,7 @@ class Contender:
         given = list(work.texts), list(work.tasks), setting
         return self._tried(lambda: self._worker.call(method, *given))
 
-    def _tried(self, call: Any) -> Any:
+    def _tried(self, call: Callable[[], Any]) -> Any:
         if self.failure:
             return None
         try:
@@ -178,11 +178,10 @@ def hold(contest: Contest, contenders: Sequence[Contender], want: Vectors) -> li
     """Rows of one contest; ours first."""
     taking = [c for c in contenders if not contest.peers or c.peer in (OURS, *contest.peers)]
     say(f"  {contest.title}: checking vectors and trying settings")
-    sample = contest.workload.every(contest.tune_every)
     for contender in taking:
         contender.check(contest.workload.probe, want)
-        if not contest.each:
-            contender.tune(sample)
+        if contest.tune_every:
+            contender.tune(contest.workload.every(contest.tune_every))
         contender.warm(contest.workload)
     for turn in range(contest.repeats):
         say(f"  {contest.title}: run {turn + 1} of {contest.repeats}")

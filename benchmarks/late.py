@@ -2,6 +2,7 @@
 
 import gc
 import time
+from collections.abc import Callable
 from itertools import pairwise
 from typing import TypedDict
 
@@ -30,12 +31,13 @@ class Late:
         """A document within the context, each way in turns."""
         edges = [*range(0, len(document), CHUNK), len(document)]
         spans = list(pairwise(edges))
-        taken: dict[str, list[float]] = {"plain": [], "late": []}
+        ways: dict[str, Callable[[], object]] = {
+            "plain": lambda: self._ours.encode([document], [task], Setting()),
+            "late": lambda: self._ours.encode_late(document, spans, task),
+        }
+        taken: dict[str, list[float]] = {way: [] for way in ways}
         for turn in range(repeats + 1):
-            for way, run in (
-                ("plain", lambda: self._ours.encode([document], [task], Setting())),
-                ("late", lambda: self._ours.encode_late(document, spans, task)),
-            ):
+            for way, run in ways.items():
                 gc.collect()
                 start = time.perf_counter()
                 run()

@@ -9,6 +9,11 @@ FLAGS = (
     *("amx_bf16", "amx_int8", "avx512_bf16", "avx512_vnni", "avx_vnni", "avx512f", "avx2"),
     *("asimd", "bf16", "i8mm"),
 )
+# oneDNN's names, ascending.
+ISAS = (
+    *("sse41", "avx", "avx2", "avx512_core", "avx512_core_vnni", "avx512_core_bf16"),
+    *("avx512_core_fp16", "avx512_core_amx"),
+)
 PACKAGES = (
     *("torch", "transformers", "peft", "sentence-transformers", "onnxruntime", "openvino"),
     *("tokenizers", "numpy"),
@@ -40,10 +45,8 @@ def flags() -> list[str]:
 
 def has_bfloat16(isa: str | None) -> bool:
     """Whether the CPU multiplies bfloat16, under an upper limit of its instruction set."""
-    found = flags()
-    if isa:
-        return "BF16" in isa.upper() or "AMX" in isa.upper()
-    return "avx512_bf16" in found or "amx_bf16" in found
+    allowed = isa is None or ISAS.index(isa) >= ISAS.index("avx512_core_bf16")
+    return allowed and not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags())
 
 
 def _cpu_field(name: str) -> str:

@@ -6,6 +6,7 @@ import warnings
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
 
@@ -127,7 +128,7 @@ def _write_random(folder: Path, size: Size) -> None:
     (folder / "config.json").write_text(json.dumps(described | bare))
 
 
-def _write_loras(folder: Path, model: object) -> None:
+def _write_loras(folder: Path, model: Any) -> None:
     from peft import LoraConfig, get_peft_model  # noqa: PLC0415
 
     lora = LoraConfig(
@@ -141,7 +142,7 @@ def _write_loras(folder: Path, model: object) -> None:
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PEFT remarks on every further adapter
-        tuned = get_peft_model(model, lora, adapter_name=FOLDERS["retrieval.query"])  # type: ignore[arg-type]
+        tuned = get_peft_model(model, lora, adapter_name=FOLDERS["retrieval.query"])
         for name in list(FOLDERS.values())[1:]:
             tuned.add_adapter(name, lora)
     tuned.save_pretrained(str(folder))

@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--peers", metavar="NAME,…", help=f"of {', '.join(PEERS)}")
     parser.add_argument("--dtype", choices=DTYPES, help="measure everything in this one alone")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--isa", help="limit oneDNN, as avx512_core_bf16 does on a CPU with AMX")
+    parser.add_argument("--isa", choices=machine.ISAS, help="the most that oneDNN may use")
     parser.add_argument("--threads", type=int, help="of each contender; all CPUs by default")
     parser.add_argument("--out", type=Path, default=Path("build/bench"), help="folder")
     return parser

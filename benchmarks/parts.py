@@ -14,7 +14,8 @@ from benchmarks.workloads import (
     texts,
 )
 
-LENGTHS = (16, 32, 64, 128, 256, 512)
+LENGTHS = (16, 64, 256, 512)
+MORE_LENGTHS = (16, 32, 64, 128, 256, 512, 1024, 2048)
 LONG = 8192
 QUERY = 12
 ROUGH = ("peft", "transformers", "openvino")
@@ -22,6 +23,8 @@ ROUGH = ("peft", "transformers", "openvino")
 
 def contests(options: Options) -> list[Contest]:
     """All that were asked for, in the order of their models."""
+    if options.device == "cuda":
+        return list(_on_cards(options))
     made = {
         "A": _a,
         "B": _b,
@@ -32,9 +35,6 @@ def contests(options: Options) -> list[Contest]:
         "D": _d,
         "deep": _deep,
     }
-    on_cards = _on_cards if options.device == "cuda" else None
-    if on_cards:
-        return list(on_cards(options))
     return [
         contest for part, make in made.items() if part in options.parts for contest in make(options)
     ]
@@ -56,10 +56,10 @@ def _b(options: Options) -> Iterator[Contest]:
 
 def _mixed(options: Options) -> Iterator[Contest]:
     """How many tasks a batch mixes; peers switch LoRAs or split into a model per task."""
-    count = 64 if options.full else 32
+    count, mixes = (64, [1, 2, 3, 4, 5]) if options.full else (32, [1, 2, 5])
     works = {
-        "A": (one_task(texts(log_normal_lengths(count))), range(1, len(TASKS) + 1)),
-        "B": (one_task(texts(near_lengths(256))), [len(TASKS)]),
+        "A": (one_task(texts(log_normal_lengths(count))), mixes),
+        "B": (one_task(texts(near_lengths(256))), mixes[-1:]),
     }
     peers = () if options.full else ("peft", "transformers")
     for name, (work, mixes) in works.items():
@@ -70,6 +70,7 @@ def _mixed(options: Options) -> Iterator[Contest]:
                 *(title, WIDE, work.mixed(mix), (options.dtype,)),
                 repeats=5 if options.full else 2,
                 peers=peers,
+                tune_every=1,
             )
 
 
@@ -82,12 +83,12 @@ def _c(options: Options) -> Iterator[Contest]:
         *(title, WIDE, work, (options.dtype,)),
         repeats=3 if options.full else 2,
         peers=() if options.full else ROUGH,
-        tune_every=count,
+        tune_every=0,
     )
 
 
 def _lengths(options: Options) -> Iterator[Contest]:
-    for length in (*LENGTHS, *((1024, 2048) if options.full else ())):
+    for length in MORE_LENGTHS if options.full else LENGTHS:
         count = max(4, 2048 // length)
         yield Contest(
             f"lengths/{length}",
@@ -97,7 +98,7 @@ def _lengths(options: Options) -> Iterator[Contest]:
             (options.dtype,),
             repeats=5 if options.full else 2,
             peers=() if options.full else ROUGH,
-            tune_every=1 if options.full else 2,
+            tune_every=1,
         )
 
 
@@ -112,7 +113,7 @@ def _e(options: Options) -> Iterator[Contest]:
     work = one_task(texts([QUERY] * 50), "retrieval.query")
     repeats = 10 if options.full else 4
     title = "E: one query of 12 tokens"
-    yield Contest("E", title, SMALL, work, options.dtypes, repeats, each=True)
+    yield Contest("E", title, SMALL, work, options.dtypes, repeats, each=True, tune_every=0)
 
 
 def _deep(options: Options) -> Iterator[Contest]:

@@ -55,7 +55,7 @@ class Results:
 
 def write(results: Results, folder: Path) -> None:
     """report.md and results.json."""
-    (folder / "results.json").write_text(json.dumps(as_json(results), indent=1) + "\n")
+    (folder / "results.json").write_text(json.dumps(as_json(results), indent=1, allow_nan=False) + "\n")
     (folder / "report.md").write_text(markdown(results) + "\n")
 
 
@@ -88,7 +88,7 @@ def _row_json(results: Results, key: str, row: Row) -> dict[str, Any]:
     ours = results.of(key, OURS, row.dtype)
     return told | {
         "median_s": row.median,
-        "spread": spread(row),
+        "spread": (max(row.seconds) - min(row.seconds)) / row.median,
         "taskvec_is_times_as_fast": times_as_fast(ours, row) if ours else None,
     }
 
@@ -111,11 +111,6 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table; a bar inside a cell is kept from ending it."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(c.replace('|', '/') for c in line)} |" for line in lines)
-
-
-def spread(row: Row) -> float:
-    """Half of the range of seconds, as a share of the median."""
-    return (max(row.seconds) - min(row.seconds)) / 2 / row.median
 
 
 def _head(results: Results) -> str:
@@ -153,14 +148,15 @@ def _throughput(results: Results, key: str) -> str:
     for row in results.rows[key]:
         speed = _speed(row, tokens)
         rows.append([row.dtype, row.title, row.setting, *speed, _ratio(results, key, row)])
-    head = ("precision", "contender", "batches", "tokens/s", "spread", "taskvec is")
+    head = ("precision", "contender", "batches", "tokens/s", "from … to", "taskvec is")
     return table(head, rows)
 
 
 def _speed(row: Row, tokens: int) -> list[str]:
     if not row.seconds:
         return [f"failed: {row.failure}", ""]
-    return [f"{tokens / row.median:,.0f}", f"± {spread(row):.0%}"]
+    slowest, fastest = tokens / max(row.seconds), tokens / min(row.seconds)
+    return [f"{tokens / row.median:,.0f}", f"{slowest:,.0f} to {fastest:,.0f}"]
 
 
 def _ratio(results: Results, key: str, row: Row) -> str:
@@ -199,7 +195,7 @@ def _card(results: Results, key: str) -> str:
         memory = row.facts.get("peak_memory_bytes")
         used = f"{memory / GIB:.1f} GiB" if memory else ""
         rows.append([row.title, row.setting, *speed, share, used, _ratio(results, key, row)])
-    head = ("contender", "batches", "tokens/s", "spread", "of bf16 peak", "memory", "taskvec is")
+    head = ("contender", "batches", "tokens/s", "from … to", "of bf16 peak", "memory", "taskvec is")
     return table(head, rows)
 
 
@@ -227,12 +223,13 @@ def _ceiling(results: Results, key: str) -> str:
 
 
 def _settings(rows: Sequence[Row]) -> str:
-    told = {
-        f"{row.title}, {row.dtype}: {row.facts['settings']}": None
-        for row in rows
-        if row.seconds and row.facts.get("settings")
-    }
-    return "; ".join(told) + "." if told else ""
+    """What contenders say of how they ran, each thing once."""
+    said: dict[str, None] = {}
+    for row in rows:
+        told = row.facts.get("settings")
+        if row.seconds and told:
+            said[f"{row.title}{', int8' if row.dtype == 'int8' else ''}: {told}."] = None
+    return "\n".join(said)
 
 
 def _mixed(results: Results) -> str:
@@ -247,7 +244,7 @@ def _mixed(results: Results) -> str:
     if not rows:
         return ""
     size = results.contests[keys[0]].size.title
-    head = ("workload", "contender", "batches", "tokens/s", "spread", "taskvec is")
+    head = ("workload", "contender", "batches", "tokens/s", "from … to", "taskvec is")
     note = (
         "taskvec serves all tasks of a batch at once; transformers + PEFT switches its LoRA "
         "between groups of texts, the others hold one merged model per task and split."

@@ -1,8 +1,9 @@
 """Queries beside a bulk job, and many threads with a query each."""
 
+import functools
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypedDict
@@ -86,7 +87,7 @@ class Service:
     def _latencies(self, queries: Sequence[str]) -> list[float]:
         taken = []
         for query in queries:
-            taken.append(self._seconds(lambda query=query: self._query(query)))
+            taken.append(self._seconds(functools.partial(self._query, query)))
             time.sleep(PAUSE_S)
         return taken
 
@@ -105,7 +106,7 @@ class Service:
         return batch
 
     @staticmethod
-    def _seconds(run: object) -> float:
+    def _seconds(run: Callable[[], object]) -> float:
         start = time.perf_counter()
-        run()  # type: ignore[operator]
+        run()
         return time.perf_counter() - start

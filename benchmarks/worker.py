@@ -6,11 +6,12 @@ before: contenders in one process slow each other down by up to three times. So 
 and the process that tells them what to do never computes.
 """
 
+import functools
 import importlib
 import subprocess
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -100,22 +101,25 @@ def make(target: str, *arguments: object) -> Any:
 def main(handle: int) -> None:
     """Make the object that the first message names, then call a method per message."""
     pipe = Connection(handle)
-    made = None
-    while True:
+    target, arguments = pipe.recv()
+    made: list[Any] = []
+    _answer(pipe, lambda: made.append(make(target, *arguments)))
+    while made:
         try:
-            name, arguments = pipe.recv()
-        except EOFError:
+            method, arguments = pipe.recv()
+        except EOFError:  # the other side is done with it
             return
-        try:
-            if made is None:
-                made, answer = make(name, *arguments), None
-            else:
-                answer = getattr(made, name)(*arguments)
-        except Exception as error:  # noqa: BLE001 - told to the other side, whatever it is
-            traceback.print_exc()
-            pipe.send((False, f"{type(error).__name__}: {error}".strip().splitlines()[0]))
-        else:
-            pipe.send((True, answer))
+        _answer(pipe, functools.partial(getattr(made[0], method), *arguments))
+
+
+def _answer(pipe: Connection, work: Callable[[], object]) -> None:
+    answer: tuple[bool, object]
+    try:
+        answer = True, work()
+    except Exception as error:  # noqa: BLE001 - told to the other side, whatever it is
+        traceback.print_exc()
+        answer = False, f"{type(error).__name__}: {error}".strip().splitlines()[0]
+    pipe.send(answer)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from benchmarks.models import tokenizer
 
 TASKS = ("separation", "retrieval.query", "retrieval.passage", "classification", "text-matching")
 PROBES = 8  # texts whose vectors are compared
-PROBE_LENGTH = 8_000  # characters of each
+PROBE_LENGTH = 6_000  # characters of each at most
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,14 @@ class Workload:
 
     @property
     def probe(self) -> "Workload":
-        """A few of them, by which vectors are compared; of long texts only the beginning."""
-        chosen = self.every(-(-len(self.texts) // PROBES))
-        return replace(chosen, texts=tuple(text[:PROBE_LENGTH] for text in chosen.texts))
+        """A few of them, by which vectors are compared; of long texts pieces."""
+        cut = [
+            (text[start : start + PROBE_LENGTH], task)
+            for text, task in zip(self.texts, self.tasks, strict=True)
+            for start in range(0, len(text), PROBE_LENGTH)
+        ]
+        pieces = Workload(*(tuple(column) for column in zip(*cut, strict=True)))
+        return pieces.every(-(-len(cut) // PROBES))
 
     def every(self, step: int) -> "Workload":
         """A sample of the same lengths and mix."""

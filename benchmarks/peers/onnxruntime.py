@@ -32,7 +32,7 @@ class Merged:
     def facts(self) -> dict[str, Any]:
         """How it was quantized."""
         dynamic = "quantize_dynamic: int8 weights per channel, uint8 activations per tensor"
-        return {"settings": dynamic if self._spec.dtype == "int8" else "all graph optimizations"}
+        return {"settings": dynamic} if self._spec.dtype == "int8" else {}
 
     def _load(self, task: str) -> ort.InferenceSession:
         path = exported(self._spec, task, "onnx")

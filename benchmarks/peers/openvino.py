@@ -43,7 +43,7 @@ class Merged:
         fixed = (
             f"uint8 activations per tensor, ranges from {SAMPLE} texts; int8 weights per channel"
         )
-        return {"settings": fixed if self._spec.dtype == "int8" else "as converted from torch"}
+        return {"settings": fixed} if self._spec.dtype == "int8" else {}
 
     def _load(self, task: str, streams: int) -> ov.AsyncInferQueue:
         graph = self._core.read_model(exported(self._spec, task, "openvino"))

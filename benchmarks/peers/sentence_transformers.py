@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.models import Normalize, Pooling, Transformer
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
 from benchmarks.models import Size
 from benchmarks.peers import Setting, Spec, Vectors
@@ -37,8 +37,8 @@ class Merged:
         return array
 
     def facts(self) -> dict[str, Any]:
-        """Attention and peak memory."""
-        return {"settings": "sdpa", **peak_memory(self._spec.device)}
+        """Peak memory."""
+        return peak_memory(self._spec.device)
 
     def _load(self, task: str) -> SentenceTransformer:
         folder = str(merged_folder(self._spec, task))

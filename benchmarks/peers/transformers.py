@@ -35,8 +35,8 @@ class Padded:
         return array
 
     def facts(self) -> dict[str, Any]:
-        """Attention and peak memory."""
-        return {"settings": "sdpa", **peak_memory(self._spec.device)}
+        """Peak memory."""
+        return peak_memory(self._spec.device)
 
     def model(self, task: str) -> Callable[..., Any]:
         """The model that serves a task."""
