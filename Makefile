@@ -6,10 +6,13 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := core adapters integrations tests examples benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types unit wheel bench starter clean
+.PHONY: help demo test lint types unit wheel bench bench-full starter clean
+DEVICE ?= cpu
+# More of the command line, such as `make bench BENCH='--only A,E --isa avx512_core_bf16'`.
+BENCH ?=
 
 help:  ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | expand -t 12
 
 demo: $(VENV)/demo  ## the main job, offline: real questions through all four adapters
 	$(BIN)/taskvec demo
@@ -29,8 +32,11 @@ unit: $(VENV)/dev  ## all tests
 wheel: $(VENV)/dev  ## build the wheel and import taskvec.core from it without any extra
 	$(BIN)/python tests/wheel.py
 
-bench: $(VENV)/dev  ## speed against peers in the same run
-	$(BIN)/python -m benchmarks.encode
+bench: $(VENV)/bench  ## speed against peers in the same run, some ten minutes; DEVICE=cuda for a card
+	$(BIN)/python -m benchmarks --quick --device $(DEVICE) $(BENCH)
+
+bench-full: $(VENV)/bench  ## the same with all 24 layers and more repeats, more than an hour
+	$(BIN)/python -m benchmarks --full --device $(DEVICE) $(BENCH)
 
 starter: $(VENV)/dev  ## train the packaged model anew
 	$(BIN)/python -m taskvec.integrations.train.starter --out build/starter
@@ -46,6 +52,10 @@ $(VENV)/dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) install --quiet --constraint constraints.txt 'pip>=25.1'
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[all]' --group dev
 	@touch $@ $(VENV)/demo
+
+$(VENV)/bench: $(VENV)/dev
+	$(PIP) install --quiet --constraint constraints.txt --group bench
+	@touch $@
 
 clean:  ## remove the environment and everything made, but for a training in progress
 	rm -rf $(VENV) dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

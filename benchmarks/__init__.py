@@ -1,1 +1,1 @@
-"""Speed against peers in the same run, on the same weights and texts."""
+"""Speed against peers in the same run, on the same weights and texts: `python -m benchmarks`."""

@@ -4,15 +4,30 @@ import json
 import shutil
 import warnings
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-import torch
-from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer
-from transformers import JinaEmbeddingsV3Config, JinaEmbeddingsV3Model
 
-from taskvec.core.layout_hf import FOLDERS
-from taskvec.core.source import find
+FOLDERS = {
+    "retrieval.query": "retrieval_query",
+    "retrieval.passage": "retrieval_passage",
+    "separation": "separation",
+    "classification": "classification",
+    "text-matching": "text_matching",
+}
+
+
+def _packaged() -> Path:
+    """The starter's folder, found without importing the core and with it torch."""
+    spec = find_spec("taskvec.core")
+    if spec is None or spec.origin is None:
+        raise SystemExit("taskvec is not installed here: run `make bench`")
+    return Path(spec.origin).parent / "starter"
+
+
+PACKAGED = _packaged()
 
 
 @dataclass(frozen=True)
@@ -20,28 +35,76 @@ class Size:
     """The shape of a model."""
 
     name: str
+    title: str
     layers: int
     hidden: int
     heads: int
     ffn: int
 
     @property
-    def flops_per_token(self) -> int:
-        """Multiply-adds of the linear layers, counted twice; attention's own are left out."""
-        return 2 * self.layers * (4 * self.hidden**2 + 2 * self.hidden * self.ffn)
+    def linears(self) -> tuple[tuple[int, int], ...]:
+        """(out, in) of one layer's linear layers: qkv, out, fc1, fc2."""
+        return (
+            (3 * self.hidden, self.hidden),
+            (self.hidden, self.hidden),
+            (self.ffn, self.hidden),
+            (self.hidden, self.ffn),
+        )
+
+    def linear_flops(self, tokens: int) -> int:
+        """Of the linear layers, a multiply-add counted twice; LoRA left out."""
+        return 2 * tokens * self.layers * sum(out * width for out, width in self.linears)
+
+    def attention_flops(self, lengths: list[int]) -> int:
+        """Of attention's two products over rows of these lengths."""
+        return 4 * self.layers * self.hidden * sum(length**2 for length in lengths)
 
 
-WIDE = Size("6 layers of jina-embeddings-v3", layers=6, hidden=1024, heads=16, ffn=4096)
-SMALL = Size("6 layers, 384 wide", layers=6, hidden=384, heads=12, ffn=1536)
+WIDE = Size("wide", "jina-v3 shape, 6 layers", layers=6, hidden=1024, heads=16, ffn=4096)
+DEEP = Size("deep", "jina-v3 shape, 24 layers", layers=24, hidden=1024, heads=16, ffn=4096)
+SMALL = Size("small", "6 layers, 384 wide", layers=6, hidden=384, heads=12, ffn=1536)
+STARTER = Size("starter", "the packaged starter", layers=6, hidden=384, heads=12, ffn=1536)
 
 
 def tokenizer() -> Tokenizer:
     """The starter's tokenizer, which every bench model shares."""
-    return Tokenizer.from_file(str(find("starter") / "tokenizer.json"))
+    return Tokenizer.from_file(str(PACKAGED / "tokenizer.json"))
 
 
-def write_model(folder: Path, size: Size) -> Path:
-    """Write a random model in the hf layout with one PEFT LoRA per task; returns the folder."""
+def prompts(folder: Path) -> dict[str, str]:
+    """What each task of a model puts before a text."""
+    found: dict[str, str] = json.loads((folder / "config.json").read_text())["task_instructions"]
+    return found
+
+
+class Writer:
+    """Writes models; lives in a worker, because random weights are made by torch."""
+
+    def write(self, folder: Path, size: Size) -> None:
+        """Write a model in the hf layout, unless it is there already."""
+        if (folder / "config.json").exists():
+            return
+        scratch = folder.with_name(folder.name + ".part")
+        shutil.rmtree(scratch, ignore_errors=True)
+        if size == STARTER:
+            _write_starter(scratch)
+        else:
+            _write_random(scratch, size)
+        scratch.rename(folder)
+
+
+def _write_starter(folder: Path) -> None:
+    from taskvec.core import Encoder  # noqa: PLC0415 - loads torch, which only workers may
+
+    with Encoder.load("starter", device="cpu") as encoder:
+        encoder.save(folder, layout="hf")
+    shutil.copy(PACKAGED / "tokenizer_config.json", folder)
+
+
+def _write_random(folder: Path, size: Size) -> None:
+    import torch  # noqa: PLC0415
+    from transformers import JinaEmbeddingsV3Config, JinaEmbeddingsV3Model  # noqa: PLC0415
+
     bos, eos = tokenizer().encode("").ids
     config = JinaEmbeddingsV3Config(
         vocab_size=tokenizer().get_vocab_size(),
@@ -56,11 +119,18 @@ def write_model(folder: Path, size: Size) -> Path:
     torch.manual_seed(0)
     model = JinaEmbeddingsV3Model(config, add_pooling_layer=False).eval()
     model.save_pretrained(folder)
-    # Without prompts: the peers are given bare texts, and so are we.
-    config = json.loads((folder / "config.json").read_text())
-    prompts = {"task_instructions": {}, "lora_adaptations": list(FOLDERS)}
-    (folder / "config.json").write_text(json.dumps(config | prompts))
-    shutil.copy(find("starter") / "tokenizer.json", folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(PACKAGED / name, folder)
+    _write_loras(folder, model)
+    # Without prompts: a text has the length that its workload says.
+    described = json.loads((folder / "config.json").read_text())
+    bare = {"task_instructions": dict.fromkeys(FOLDERS, ""), "lora_adaptations": list(FOLDERS)}
+    (folder / "config.json").write_text(json.dumps(described | bare))
+
+
+def _write_loras(folder: Path, model: Any) -> None:
+    from peft import LoraConfig, get_peft_model  # noqa: PLC0415
+
     lora = LoraConfig(
         r=4,
         lora_alpha=1,
@@ -76,4 +146,3 @@ def write_model(folder: Path, size: Size) -> Path:
         for name in list(FOLDERS.values())[1:]:
             tuned.add_adapter(name, lora)
     tuned.save_pretrained(str(folder))
-    return folder
