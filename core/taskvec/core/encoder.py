@@ -3,7 +3,7 @@
 import hashlib
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import NoReturn, Self
@@ -311,21 +311,15 @@ class Encoder:
         """
         check_new_task(name, prompt)
 
-        def add() -> None:
-            task = self._preparer.task(name, prompt, read_peft(Path(peft_folder), self.config))
-            with self._changing:
-                self._serve(self._tasks.plus(task))
+        def plus(tasks: Tasks) -> Tasks:
+            lora = read_peft(Path(peft_folder), self.config)
+            return tasks.plus(self._preparer.task(name, prompt, lora))
 
-        on_own_thread(add)
+        on_own_thread(lambda: self._change(plus))
 
     def remove_task(self, name: str) -> None:
         """Stop serving a task; texts still queued for it fail with TaskError."""
-
-        def remove() -> None:
-            with self._changing:
-                self._serve(self._tasks.minus(name))
-
-        on_own_thread(remove)
+        on_own_thread(lambda: self._change(lambda tasks: tasks.minus(name)))
 
     def save(self, folder: str | Path, layout: Layout = "jina") -> None:
         """Write the model with all its present tasks to a new folder.
@@ -377,17 +371,19 @@ class Encoder:
             "shared_encoder, which does so by itself"
         )
 
-    def _serve(self, tasks: Tasks) -> None:
+    def _change(self, change: Callable[[Tasks], Tasks]) -> None:
         """Change the tasks of all replicas, or of none if one raises."""
-        with self._engine.exclusively() as models:
-            try:
-                for model in models:
-                    model.set_tasks(tasks.all)
-            except BaseException:
-                for model in models:
-                    model.set_tasks(self._tasks.all)
-                raise
-            self._tasks = tasks
+        with self._changing:
+            tasks = change(self._tasks)
+            with self._engine.exclusively() as models:
+                try:
+                    for model in models:
+                        model.set_tasks(tasks.all)
+                except BaseException:
+                    for model in models:
+                        model.set_tasks(self._tasks.all)
+                    raise
+                self._tasks = tasks
 
     @cached_property
     def _base_digest(self) -> str:

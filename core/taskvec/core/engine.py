@@ -105,6 +105,7 @@ class Engine:
         with self._changed:
             self._lanes.drop(request)
             if not request.ended:
+                request.ended = True  # counted once, whoever else fails it now
                 self._count_failure(request.lane, error)
         request.end(error)
 
@@ -119,8 +120,9 @@ class Engine:
             self._check_open()
             self._changed.wait_for(lambda: not self._paused)
             self._paused = True
-            self._changed.wait_for(lambda: self._running == 0)
         try:
+            with self._changed:
+                self._changed.wait_for(lambda: self._running == 0)
             yield self._models
         finally:
             with self._changed:
