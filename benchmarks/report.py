@@ -55,7 +55,9 @@ class Results:
 
 def write(results: Results, folder: Path) -> None:
     """report.md and results.json."""
-    (folder / "results.json").write_text(json.dumps(as_json(results), indent=1, allow_nan=False) + "\n")
+    (folder / "results.json").write_text(
+        json.dumps(as_json(results), indent=1, allow_nan=False) + "\n"
+    )
     (folder / "report.md").write_text(markdown(results) + "\n")
 
 
