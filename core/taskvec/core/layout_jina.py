@@ -45,20 +45,22 @@ class JinaCheckpoint:
         """One task's slice of the stacked LoRA tensors."""
         row = self.tasks.index(task)
         scaling = self.config.lora_alpha / self.config.lora_rank
-        return Lora(
-            scaling, {module: self._pair(module, row) for module in linear_shapes(self.config)}
-        )
+        # Copied: the pages between them, read along, would stay in memory with them.
+        files = self._files.reopened()
+        modules = linear_shapes(self.config)
+        pairs = {module: self._pair(files, module, row) for module in modules}
+        return Lora(scaling, {module: (a.clone(), b.clone()) for module, (a, b) in pairs.items()})
 
-    def _pair(self, module: str, row: int) -> LoraPair:
+    def _pair(self, files: TensorFiles, module: str, row: int) -> LoraPair:
         out, width = linear_shapes(self.config)[module]
         rank, tasks = self.config.lora_rank, len(self.tasks)
         a_key, b_key = _lora_keys(module)
         if module in TABLES:
             # Tables are stored the other way round: A (vocab, R), B (R, hidden).
-            a = self._files.get(a_key, (tasks, width, rank))[row].T
-            return a, self._files.get(b_key, (tasks, rank, out))[row].T
-        a = self._files.get(a_key, (tasks, rank, width))[row]
-        return a, self._files.get(b_key, (tasks, out, rank))[row]
+            a = files.get(a_key, (tasks, width, rank))[row].T
+            return a, files.get(b_key, (tasks, rank, out))[row].T
+        a = files.get(a_key, (tasks, rank, width))[row]
+        return a, files.get(b_key, (tasks, out, rank))[row]
 
 
 def save_jina(

@@ -19,6 +19,7 @@ from taskvec.core.errors import CheckpointError
 from taskvec.core.tensors import Shape
 
 BASE = -1  # the index that stands for "no task": base weights alone
+FINITE_BLOCK = 1 << 20  # elements
 BLOCK = 32  # matrix kernels want widths that are multiples of this
 
 
@@ -120,7 +121,9 @@ class TableLora:
 
 def finite(tensor: Tensor, name: str) -> Tensor:
     """The tensor. Raises CheckpointError if it holds NaN or infinity, or overflows its dtype."""
-    if not tensor.sum(dtype=torch.float32).isfinite():
+    rows = max(1, FINITE_BLOCK // max(1, tensor[:1].numel()))
+    # Block by block: a sum in float32 first copies all that it adds up.
+    if not all(block.sum(dtype=torch.float32).isfinite() for block in tensor.split(rows)):
         raise CheckpointError(f"{name} holds values that are not finite in {tensor.dtype}")
     return tensor
 

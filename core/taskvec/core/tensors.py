@@ -21,6 +21,10 @@ class TensorFiles:
         self._where = {name: path for path, file in self._files.items() for name in file.keys()}  # noqa: SIM118
         self.path = paths[0]
 
+    def reopened(self) -> "TensorFiles":
+        """The same files in mappings of their own, which leave memory with what is read there."""
+        return TensorFiles(list(self._files))
+
     @classmethod
     def of_model(cls, folder: Path) -> "TensorFiles":
         """The model weights of a checkpoint folder. Pickled weights are never opened."""
