@@ -65,7 +65,7 @@ def hidden(encoder: Encoder, task: str | None) -> torch.Tensor:
     """Token vectors of the reference text without a prompt, (17, 1024)."""
     ids = encoder._tokenizer.ids([TEXT])
     found = encoder._tasks.find([task], max_tokens=encoder.max_tokens)
-    return encoder._model.forward(pack(ids, torch.device("cpu")), found)
+    return encoder._models[0].forward(pack(ids, torch.device("cpu")), found)
 
 
 def test_base_weights_give_the_published_values(encoder: Encoder) -> None:
