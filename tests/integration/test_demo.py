@@ -155,8 +155,12 @@ def test_another_task_for_every_query_is_found_out(
         task = "separation" if task == "retrieval.query" else task
         return real_encode(self, texts, task=task, **options)
 
+    async def aencode(self: LazyEmbedder, texts: Any, **options: Any) -> Array:
+        return encode(self, texts, **options)
+
     real_encode = LazyEmbedder.encode
     monkeypatch.setattr(LazyEmbedder, "encode", encode)
+    monkeypatch.setattr(LazyEmbedder, "aencode", aencode)
     assert main(arguments) == 1
     out = capsys.readouterr().out
     assert all(f"{label} and the core: " in out for label in LABELS)
