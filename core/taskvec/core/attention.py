@@ -19,9 +19,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, packed: Packed) -> Tensor:
         longest = max(packed.lengths)
         mixed: Tensor = varlen(q, k, v, packed.offsets, packed.offsets, longest, longest)
         return mixed
-    sizes = [rows * length for rows, length in packed.runs]
-    parts = zip(*(x.split(sizes) for x in (q, k, v)), packed.runs, strict=True)
+    sizes = [*(rows * length for rows, length in packed.runs), packed.fill]
+    parts = zip(*(x.split(sizes)[: len(packed.runs)] for x in (q, k, v)), packed.runs, strict=True)
     outs = [_rows(q, k, v, rows, length) for q, k, v, (rows, length) in parts]
+    if packed.fill:
+        outs.append(v.new_zeros(packed.fill, *v.shape[1:]))
     return torch.cat(outs) if len(outs) > 1 else outs[0]
 
 

@@ -137,12 +137,12 @@ class Model:
         Raises TaskError for a task that is served no more.
         """
         indices = [self._index(task) for task in tasks]
-        mix = Mix(indices, packed.lengths, self.device)
+        mix = Mix([*indices, BASE], [*packed.lengths, packed.fill], self.device)
         x = self._embed(packed, mix)
         rope = self._rope[packed.positions]
         for layer in self._layers_for(set(indices)):
             x = layer(x, packed, rope, mix)
-        return x
+        return x[: len(x) - packed.fill]
 
     def _layers_for(self, tasks: set[int]) -> list[Layer]:
         """The layers of all tasks; of a small model, those of a batch's one task, merged once.
