@@ -55,7 +55,9 @@ class Results:
 
 def write(results: Results, folder: Path) -> None:
     """report.md and results.json."""
-    (folder / "results.json").write_text(json.dumps(as_json(results), indent=1, allow_nan=False) + "\n")
+    (folder / "results.json").write_text(
+        json.dumps(as_json(results), indent=1, allow_nan=False) + "\n"
+    )
     (folder / "report.md").write_text(markdown(results) + "\n")
 
 
@@ -127,8 +129,8 @@ def _head(results: Results) -> str:
         lines.insert(0, f"Card: {machine['card']}.")
     if options.isa:
         lines.append(
-            f"oneDNN (torch, taskvec) was limited to {options.isa}; ONNX Runtime and OpenVINO "
-            "have kernels of their own, which this does not limit."
+            f"oneDNN (torch, taskvec, OpenVINO) was limited to {options.isa}; ONNX Runtime has "
+            "kernels of its own, which this does not limit."
         )
     return "\n".join(lines)
 
