@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.models import Size
 
-TOKENS = (512, 1024, 2048, 4096)
+TOKENS = {"cpu": (512, 1024, 2048, 4096), "cuda": (4096, 8192, 16384, 32768)}
 REPEATS = 5
 
 
@@ -35,7 +35,10 @@ def measure(size: Size, dtype: str, device: str) -> Ceiling:
     """Each of the four shapes at the number of tokens that suits it best."""
     seconds_per_token, best = 0.0, []
     for out, width in size.linears:
-        timed = {tokens: _seconds(tokens, out, width, dtype, device) / tokens for tokens in TOKENS}
+        timed = {
+            tokens: _seconds(tokens, out, width, dtype, device) / tokens
+            for tokens in TOKENS[device]
+        }
         tokens = min(timed, key=timed.__getitem__)
         best.append(tokens)
         seconds_per_token += timed[tokens]

@@ -68,8 +68,9 @@ class Contender:
 
     def __init__(self, peer: str, spec: Spec, size: Size, options: Options) -> None:
         self.peer, self.dtype = peer, spec.dtype
-        self.failure = self._unloaded = ""
-        self.setting = PEERS[peer].settings[0]
+        self.failure = self.unloaded = ""
+        self._settings = PEERS[peer].settings_on(spec.device)
+        self.setting = self._settings[0]
         self.cosine = float("nan")
         self.seconds: list[float] = []
         self._worker = Worker(
@@ -82,11 +83,11 @@ class Contender:
     def start(self) -> None:
         """Wait until it is loaded."""
         self._tried(self._worker.ready)
-        self._unloaded = self.failure
+        self.unloaded = self.failure
 
     def check(self, probe: Workload, want: Vectors) -> None:
         """Vectors must be those of the reference: a ratio between different answers is none."""
-        self.failure, self.setting = self._unloaded, PEERS[self.peer].settings[0]
+        self.failure, self.setting = self.unloaded, self._settings[0]
         got = self._call("vectors", probe, self.setting)
         if got is not None:
             self.cosine = centred_cosine(got, want)
@@ -98,12 +99,10 @@ class Contender:
 
     def tune(self, sample: Workload) -> None:
         """Keep the fastest setting."""
-        settings = PEERS[self.peer].settings
-        self.setting = settings[0]
-        if len(settings) == 1 or self.failure:
+        if len(self._settings) == 1 or self.failure:
             return
         taken: dict[Setting, float] = {}
-        for setting in settings:
+        for setting in self._settings:
             alike = [t for other, t in taken.items() if other.streams == setting.streams]
             if alike and alike[-1] > GIVE_UP * min(alike):
                 continue
@@ -115,6 +114,7 @@ class Contender:
         """One run that does not count."""
         self.seconds = []
         self._call("vectors", workload, self.setting)
+        self._facts()  # a card's peak memory counts from here
 
     def run(self, workload: Workload, *, each: bool) -> None:
         """One run that counts."""
@@ -124,7 +124,7 @@ class Contender:
 
     def row(self) -> Row:
         """What came of it."""
-        facts = self._tried(lambda: self._worker.call("facts")) or {}
+        facts = self._facts()
         seconds = () if self.failure else tuple(self.seconds)
         setting = "" if self.failure else str(self.setting)
         return Row(self.peer, self.dtype, setting, seconds, self.cosine, self.failure, facts)
@@ -132,6 +132,9 @@ class Contender:
     def close(self) -> None:
         """End its process."""
         self._worker.close()
+
+    def _facts(self) -> dict[str, Any]:
+        return self._tried(lambda: self._worker.call("facts")) or {}
 
     def _call(self, method: str, work: Workload, setting: Setting) -> Any:
         given = list(work.texts), list(work.tasks), setting

@@ -83,7 +83,7 @@ def write_checkpoint(folder: Path) -> None:
         "task_instructions": {},
     }
     (folder / "config.json").write_text(json.dumps(config))
-    _write_tensors(folder / "model.safetensors", dict(_shapes()))
+    write_tensors(folder / "model.safetensors", dict(_shapes()))
 
 
 def _shapes() -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -113,7 +113,7 @@ def _norm(stem: str) -> Iterator[tuple[str, tuple[int, ...]]]:
     yield f"{stem}.bias", (DEEP.hidden,)
 
 
-def _write_tensors(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
+def write_tensors(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
     """A safetensors file, written block by block so that it never lies in memory."""
     header, end = {}, 0
     for name, shape in shapes.items():

@@ -1,5 +1,6 @@
 """Random models with live LoRAs, of any size: speed does not depend on what weights know."""
 
+import functools
 import json
 import shutil
 import warnings
@@ -66,6 +67,7 @@ SMALL = Size("small", "6 layers, 384 wide", layers=6, hidden=384, heads=12, ffn=
 STARTER = Size("starter", "the packaged starter", layers=6, hidden=384, heads=12, ffn=1536)
 
 
+@functools.cache
 def tokenizer() -> Tokenizer:
     """The starter's tokenizer, which every bench model shares."""
     return Tokenizer.from_file(str(PACKAGED / "tokenizer.json"))

@@ -68,7 +68,7 @@ def _mixed(options: Options) -> Iterator[Contest]:
             yield Contest(
                 f"mixed/{name}/{mix}",
                 *(title, WIDE, work.mixed(mix), (options.dtype,)),
-                repeats=5 if options.full else 2,
+                repeats=5 if options.full else 3,
                 peers=peers,
                 tune_every=1,
             )
@@ -96,7 +96,7 @@ def _lengths(options: Options) -> Iterator[Contest]:
             WIDE,
             one_task(texts([length] * count)),
             (options.dtype,),
-            repeats=5 if options.full else 2,
+            repeats=5 if options.full else 3,
             peers=() if options.full else ROUGH,
             tune_every=1,
         )

@@ -129,8 +129,8 @@ def _head(results: Results) -> str:
         lines.insert(0, f"Card: {machine['card']}.")
     if options.isa:
         lines.append(
-            f"oneDNN (torch, taskvec) was limited to {options.isa}; ONNX Runtime and OpenVINO "
-            "have kernels of their own, which this does not limit."
+            f"oneDNN (torch, taskvec, OpenVINO) was limited to {options.isa}; ONNX Runtime has "
+            "kernels of its own, which this does not limit."
         )
     return "\n".join(lines)
 

@@ -109,7 +109,11 @@ def main(handle: int) -> None:
             method, arguments = pipe.recv()
         except EOFError:  # the other side is done with it
             return
-        _answer(pipe, functools.partial(getattr(made[0], method), *arguments))
+        _answer(pipe, functools.partial(_call, made[0], method, *arguments))
+
+
+def _call(made: object, method: str, *arguments: object) -> object:
+    return getattr(made, method)(*arguments)
 
 
 def _answer(pipe: Connection, work: Callable[[], object]) -> None:

@@ -1,6 +1,7 @@
 """Texts of chosen lengths and tasks, the same for every contender."""
 
 import ast
+import functools
 import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -58,10 +59,16 @@ def one_task(texts: list[str], task: str = TASKS[0]) -> Workload:
 
 def texts(lengths: list[int]) -> list[str]:
     """One random text per length, of that many tokens with specials and without a prompt."""
+    words, rng = _words(), np.random.default_rng(0)
+    chosen = (rng.integers(len(words), size=max(1, length - 2)) for length in lengths)
+    return [" ".join(words[i] for i in row) for row in chosen]
+
+
+@functools.cache
+def _words() -> list[str]:
+    """Words that are one token each."""
     vocabulary = tokenizer().get_vocab()
-    words = sorted(piece for piece in vocabulary if piece.isalpha() and piece.isascii())
-    rng = np.random.default_rng(0)
-    return [" ".join(rng.choice(words, size=max(1, length - 2))) for length in lengths]
+    return sorted(piece for piece in vocabulary if piece.isalpha() and piece.isascii())
 
 
 def log_normal_lengths(

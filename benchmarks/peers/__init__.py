@@ -46,13 +46,18 @@ class Peer(Protocol):
 
 @dataclass(frozen=True)
 class Entry:
-    """A contender before it is loaded."""
+    """A contender before it is loaded; on a card it tries settings of their own, if any."""
 
     title: str
     target: str
     dtypes: tuple[str, ...]
     settings: tuple[Setting, ...]
     devices: tuple[str, ...] = ("cpu",)
+    card_settings: tuple[Setting, ...] = ()
+
+    def settings_on(self, device: str) -> tuple[Setting, ...]:
+        """What it tries there."""
+        return self.card_settings or self.settings if device == "cuda" else self.settings
 
 
 def batches(*sizes: int, streams: int = 1) -> tuple[Setting, ...]:
@@ -78,6 +83,7 @@ PEERS = {
         FLOATS,
         batches(1, 4, 8, 16, 64),
         EVERYWHERE,
+        batches(32, 64, 128, 256, 512),
     ),
     "transformers": Entry(
         "transformers, LoRA merged",
@@ -85,6 +91,7 @@ PEERS = {
         FLOATS,
         batches(1, 4, 8, 16, 64),
         EVERYWHERE,
+        batches(32, 64, 128, 256, 512),
     ),
     "sentence-transformers": Entry(
         "sentence-transformers, LoRA merged",
@@ -92,6 +99,7 @@ PEERS = {
         FLOATS,
         batches(1, 4, 8, 16, 64),
         EVERYWHERE,
+        batches(32, 64, 128, 256, 512),
     ),
     "onnxruntime": Entry(
         "ONNX Runtime, LoRA merged",

@@ -6,7 +6,9 @@ import torch
 
 
 def peak_memory(device: str) -> dict[str, Any]:
-    """Bytes that tensors of this process took at most; nothing on a CPU."""
+    """Bytes that this process's tensors took at most since last asked; nothing on a CPU."""
     if device != "cuda":
         return {}
-    return {"peak_memory_bytes": torch.cuda.max_memory_allocated()}
+    peak = torch.cuda.max_memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    return {"peak_memory_bytes": peak}
