@@ -93,7 +93,8 @@ class Encoder:
             device: "auto", "cpu", "cuda", "cuda:1", "mps"; "cuda:0,cuda:1" or "cuda:*" for a
                 replica on each. Several on one CPU ("cpu,cpu") take turns at its cores: for tests.
             dtype: "auto", "float32", "bfloat16" or "float16". Auto is bfloat16 where the
-                hardware multiplies it, else float32.
+                hardware multiplies it, else float32. "int8" rounds weights, and inputs by each
+                batch's range: for CPUs with VNNI and without AMX.
             max_tokens: a shorter context than the model's own.
             revision: branch, tag or commit of a hub model.
             token_budget: tokens per forward pass; a longer text runs alone.
@@ -160,7 +161,8 @@ class Encoder:
     @property
     def dtype(self) -> str:
         """The number format of the weights, such as "bfloat16"."""
-        return str(self._models[0].dtype).removeprefix("torch.")
+        model = self._models[0]
+        return "int8" if model.int8 else str(model.dtype).removeprefix("torch.")
 
     def encode(
         self,

@@ -34,4 +34,7 @@ def build_models(
     dtypes = [choose_dtype(dtype, device) for device in devices]
     # Several GPUs of different age compute in what the oldest can do.
     common = dtypes[0] if len(set(dtypes)) == 1 else torch.float32
+    if common == torch.int8:
+        inner = choose_dtype("auto", devices[0])
+        return [Model(checkpoint, device=device, dtype=inner, int8=True) for device in devices]
     return [Model(checkpoint, device=device, dtype=common) for device in devices]

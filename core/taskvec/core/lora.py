@@ -16,6 +16,7 @@ from torch import Tensor
 from taskvec.core.checkpoint import Lora
 from taskvec.core.dense import Dense
 from taskvec.core.errors import CheckpointError
+from taskvec.core.quantized import Quantized
 from taskvec.core.tensors import Shape
 
 BASE = -1  # the index that stands for "no task": base weights alone
@@ -65,44 +66,59 @@ class LoraStack:
 
 
 class Wide:
-    """[x, u] @ [W, B].T + bias: a layer whose LoRAs are further columns of its input."""
+    """[x, u] @ [W, B].T + bias: a layer whose LoRAs are further columns of its input.
 
-    def __init__(self, weight: Tensor, bias: Tensor, stack: LoraStack | None = None) -> None:
+    In int8 those columns would be rounded by a range that is not theirs: there the LoRAs are added
+    to the product, and GELU comes after.
+    """
+
+    def __init__(
+        self, weight: Tensor, bias: Tensor, stack: LoraStack | None = None, *, int8: bool = False
+    ) -> None:
         """`weight` is (out, in), `bias` (out,)."""
-        self._ranks = stack.ranks if stack else ()
-        if stack and any(self._ranks):
-            rank = -len(stack.a) % BLOCK + len(stack.a)
+        self._ranks = stack.ranks if stack and any(stack.ranks) else ()
+        self._up = stack.b if stack and int8 else None
+        if stack and self._ranks:
+            rank = -len(stack.a) % BLOCK + len(stack.a) if not int8 else len(stack.a)
             self._down = Dense(_taller(stack.a, rank))
-            weight = torch.cat([weight, _taller(stack.b, rank).T], dim=1)
-        self._dense = Dense(weight, bias)
+            if not int8:
+                weight = torch.cat([weight, _taller(stack.b, rank).T], dim=1)
+        self._dense = Quantized(weight, bias) if int8 else Dense(weight, bias)
 
     def __call__(self, x: Tensor, mix: Mix) -> Tensor:
         """x: (T, in). Returns (T, out)."""
-        return self._dense(self._widened(x, mix))
+        if not self._ranks:
+            return self._dense(x)
+        u = mix.own(self._down(x), self._ranks)
+        if self._up is None:
+            return self._dense(torch.cat((x, u), dim=1))
+        return self._dense(x).addmm_(u, self._up)
 
     def gelu(self, x: Tensor, mix: Mix) -> Tensor:
         """Exact GELU of the same. x: (T, in). Returns (T, out)."""
-        return self._dense.gelu(self._widened(x, mix))
-
-    def _widened(self, x: Tensor, mix: Mix) -> Tensor:
-        if not any(self._ranks):
-            return x
-        return torch.cat((x, mix.own(self._down(x), self._ranks)), dim=1)
+        if not self._ranks:
+            return self._dense.gelu(x)
+        if self._up is None:
+            u = mix.own(self._down(x), self._ranks)
+            return self._dense.gelu(torch.cat((x, u), dim=1))
+        return F.gelu(self(x, mix))
 
 
 class Onto:
     """residual + u @ B + x @ W.T + bias: a layer whose LoRAs are added to the residual first."""
 
-    def __init__(self, weight: Tensor, bias: Tensor, stack: LoraStack | None = None) -> None:
+    def __init__(
+        self, weight: Tensor, bias: Tensor, stack: LoraStack | None = None, *, int8: bool = False
+    ) -> None:
         """`weight` is (out, in), `bias` (out,)."""
-        self._ranks = stack.ranks if stack else ()
-        if stack and any(self._ranks):
+        self._ranks = stack.ranks if stack and any(stack.ranks) else ()
+        if stack and self._ranks:
             self._down, self._up = Dense(stack.a), stack.b
-        self._dense = Dense(weight, bias)
+        self._dense = Quantized(weight, bias) if int8 else Dense(weight, bias)
 
     def __call__(self, residual: Tensor, x: Tensor, mix: Mix) -> Tensor:
         """residual: (T, out); x: (T, in). Returns (T, out)."""
-        if any(self._ranks):
+        if self._ranks:
             u = mix.own(self._down(x), self._ranks)
             residual = torch.addmm(residual, u, self._up)
         return self._dense.onto(residual, x)

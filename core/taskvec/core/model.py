@@ -67,10 +67,20 @@ class Layer:
 class Model:
     """The encoder on one device. Not thread-safe: one thread at a time may use it."""
 
-    def __init__(self, checkpoint: Checkpoint, *, device: torch.device, dtype: torch.dtype) -> None:
-        """`set_tasks` comes next: the layers are built for the tasks that they serve."""
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        int8: bool = False,
+    ) -> None:
+        """`set_tasks` comes next: the layers are built for the tasks that they serve.
+
+        int8: the linear layers' weights are int8, and `dtype` is that of everything else.
+        """
         self.config = checkpoint.config
-        self.device, self.dtype = device, dtype
+        self.device, self.dtype, self.int8 = device, dtype, int8
         self._checkpoint = checkpoint
         self._word = self._read("word.weight")  # [V, D]
         self._type = self._types = self._read("type.weight")  # [1, D]
@@ -82,7 +92,7 @@ class Model:
         self._rope = rope_table(self.config, device)
         shapes = linear_shapes(self.config)
         weights = sum(math.prod(shapes[name]) for name in shapes if name not in EMBEDDINGS)
-        self._is_small = weights * dtype.itemsize <= MERGED_BYTES
+        self._is_small = weights * (1 if int8 else dtype.itemsize) <= MERGED_BYTES
         self._tasks: tuple[Task, ...] = ()
         self._stacks: dict[str, LoraStack] = {}
         self._words: TableLora | None = None
@@ -161,7 +171,13 @@ class Model:
     def _layer(self, i: int, *, merged: int | None = None) -> Layer:
         """A layer with all tasks' LoRAs, or with one merged into its weights (BASE for none)."""
         qkv, out, fc1, fc2 = (self._linear(f"layers.{i}.{name}", merged) for name in LINEARS)
-        linears = Wide(*qkv), Onto(*out), Wide(*fc1), Onto(*fc2)
+        int8 = self.int8
+        linears = (
+            Wide(*qkv, int8=int8),
+            Onto(*out, int8=int8),
+            Wide(*fc1, int8=int8),
+            Onto(*fc2, int8=int8),
+        )
         return Layer(linears, self._norms[i], self.config.heads)
 
     def _linear(self, module: str, merged: int | None) -> tuple[Tensor, Tensor, LoraStack | None]:

@@ -3,8 +3,14 @@
 import torch
 
 from taskvec.core.errors import InputError
+from taskvec.core.quantized import can_quantize
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "int8": torch.int8,
+}
 # Tokens per batch. On a CPU larger ones only add page faults; a GPU wants to be filled.
 TOKEN_BUDGETS = {"cpu": 2048, "cuda": 32768, "mps": 8192}
 
@@ -49,12 +55,24 @@ def choose_devices(device: str) -> list[torch.device]:
 
 
 def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """The dtype of a name; "auto" is bfloat16 where the hardware multiplies it, else float32."""
+    """The dtype of a name; "auto" is bfloat16 where the hardware multiplies it, else float32.
+
+    "int8" is that of a CPU's weights; the rest of the model is what "auto" gives.
+    """
     if dtype == "auto":
         return torch.bfloat16 if _has_bfloat16(device) else torch.float32
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise InputError(f"unknown dtype {dtype!r}: use 'auto' or one of {tuple(DTYPES)}")
+    if dtype == "int8":
+        _check_int8(device)
     return DTYPES[dtype]
+
+
+def _check_int8(device: torch.device) -> None:
+    if device.type != "cpu":
+        raise InputError(f"dtype 'int8' is for CPUs: use 'auto' on {device}")
+    if not can_quantize(choose_dtype("auto", device)):
+        raise InputError("dtype 'int8': this torch or CPU has no int8 product, use 'auto'")
 
 
 def _has_bfloat16(device: torch.device) -> bool:
