@@ -13,7 +13,6 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 
 from taskvec.core import Encoder
-from taskvec.core.packing import pack
 
 TEXT = "Jina Embeddings V3 is great for semantic search."
 BASE = [
@@ -65,7 +64,7 @@ def hidden(encoder: Encoder, task: str | None) -> torch.Tensor:
     """Token vectors of the reference text without a prompt, (17, 1024)."""
     ids = encoder._tokenizer.ids([TEXT])
     found = encoder._tasks.find([task], max_tokens=encoder.max_tokens)
-    return encoder._models[0].forward(pack(ids, torch.device("cpu")), found)
+    return encoder._models[0].forward(ids, found)
 
 
 def test_base_weights_give_the_published_values(encoder: Encoder) -> None:

@@ -8,7 +8,8 @@ import torch
 
 from taskvec.core import Encoder, model
 from taskvec.core.checkpoint import Lora
-from taskvec.core.lora import BASE, LoraStack, Mix, Onto, Wide
+from taskvec.core.lora import LoraStack, Mix, Onto, Wide
+from taskvec.core.packing import BASE
 from tests.checkpoints import TASKS, WORDS, tiny_checkpoint
 
 WIDTH, OUT = 48, 80
@@ -40,7 +41,7 @@ def test_every_token_wears_its_own_lora(ranks: tuple[int, ...]) -> None:
     served = [given[task] if task != BASE else Lora(1, {}) for task in tasks]
     parts = zip(x.split(lengths), served, strict=True)
     want = torch.cat([expected(part, weight, bias, lora) for part, lora in parts])
-    mix = Mix(tasks, lengths, x.device)
+    mix = Mix(torch.tensor(tasks).repeat_interleave(torch.tensor(lengths)))
     wide = Wide(weight, bias, stack)
     torch.testing.assert_close(wide(x, mix), want, atol=1e-4, rtol=1e-4)
     gelu = torch.nn.functional.gelu(want)
@@ -54,7 +55,7 @@ def test_a_lora_that_overflows_harms_no_other_tasks_tokens() -> None:
     given[1].pairs[MODULE][0].fill_(1e36)
     x = 1e4 * torch.randn(4, WIDTH)
     stack = LoraStack(given, MODULE, (OUT, WIDTH), x)
-    weight, bias, mix = torch.randn(OUT, WIDTH), torch.randn(OUT), Mix([0, 1], [2, 2], x.device)
+    weight, bias, mix = torch.randn(OUT, WIDTH), torch.randn(OUT), Mix(torch.tensor([0, 0, 1, 1]))
     assert not Wide(weight, bias, stack)(x, mix)[2:].isfinite().all()
     assert Wide(weight, bias, stack)(x, mix)[:2].isfinite().all()
     assert Onto(weight, bias, stack)(torch.randn(4, OUT), x, mix)[:2].isfinite().all()

@@ -7,6 +7,7 @@ one that runs anyway: `Wide` reads u as further columns of its input, `Onto` add
 residual that its product is added to. A batch of one task costs what a mixed one costs.
 """
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -19,7 +20,6 @@ from taskvec.core.errors import CheckpointError
 from taskvec.core.quantized import Quantized
 from taskvec.core.tensors import Shape
 
-BASE = -1  # the index that stands for "no task": base weights alone
 FINITE_BLOCK = 1 << 20  # elements
 BLOCK = 32  # matrix kernels want widths that are multiples of this
 
@@ -27,11 +27,14 @@ BLOCK = 32  # matrix kernels want widths that are multiples of this
 class Mix:
     """Which task each token of a batch belongs to."""
 
-    def __init__(self, tasks: Sequence[int], lengths: Sequence[int], device: torch.device) -> None:
-        """`tasks` and `lengths` are per row; BASE for a row without a task."""
-        rows = torch.tensor(tasks, device=device)
-        self.tokens = rows.repeat_interleave(torch.tensor(lengths, device=device))  # [T]
+    def __init__(self, tasks: Tensor) -> None:
+        """`tasks` are the indices of tasks, (T,), BASE for none."""
+        self.tasks = tasks
         self._masks: dict[tuple[int, ...], Tensor] = {}
+
+    def split(self, block: int) -> list["Mix"]:
+        """The tokens in blocks."""
+        return [self] if block >= len(self.tasks) else list(map(Mix, self.tasks.split(block)))
 
     def own(self, u: Tensor, ranks: tuple[int, ...]) -> Tensor:
         """u, changed in place to zeros where a rank is not of the token's task.
@@ -39,9 +42,7 @@ class Mix:
         u: (T, R), or wider by columns that are zero already; ranks: of each task.
         """
         if ranks not in self._masks:
-            owners = torch.arange(len(ranks)).repeat_interleave(torch.tensor(ranks))
-            padded = F.pad(owners, (0, -len(owners) % BLOCK), value=len(ranks))
-            self._masks[ranks] = self.tokens[:, None] != padded.to(self.tokens.device)
+            self._masks[ranks] = self.tasks[:, None] != _owners(ranks, self.tasks.device)
         # Not a product: what another task's LoRA overflows to must not become NaN here.
         return u.masked_fill_(self._masks[ranks][:, : u.shape[1]], 0)
 
@@ -142,6 +143,13 @@ def finite(tensor: Tensor, name: str) -> Tensor:
     if not all(block.sum(dtype=torch.float32).isfinite() for block in tensor.split(rows)):
         raise CheckpointError(f"{name} holds values that are not finite in {tensor.dtype}")
     return tensor
+
+
+@functools.cache
+def _owners(ranks: tuple[int, ...], device: torch.device) -> Tensor:
+    """The task of each rank, (R,), and as many more as `_taller` adds."""
+    owners = torch.arange(len(ranks)).repeat_interleave(torch.tensor(ranks))
+    return F.pad(owners, (0, -len(owners) % BLOCK), value=len(ranks)).to(device)
 
 
 def _taller(rows: Tensor, count: int) -> Tensor:

@@ -8,8 +8,10 @@ Letters: B rows, T tokens, D hidden, H heads, R LoRA ranks.
 
 import math
 from collections.abc import Sequence
+from itertools import accumulate, starmap
 from typing import TypeAlias
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
@@ -19,9 +21,10 @@ from taskvec.core.checkpoint import EMBEDDINGS, Checkpoint, linear_shapes
 from taskvec.core.config import ModelConfig
 from taskvec.core.embedder import Array
 from taskvec.core.errors import TaskError
-from taskvec.core.lora import BASE, LoraStack, Mix, Onto, TableLora, Wide, finite
-from taskvec.core.packing import Packed, pack
+from taskvec.core.lora import LoraStack, Mix, Onto, TableLora, Wide, finite
+from taskvec.core.packing import BASE, Packed, move, pack
 from taskvec.core.tasks import Task
+from taskvec.core.tokenizer import Ids
 from taskvec.core.windows import Window
 
 Linears: TypeAlias = tuple[Wide, Onto, Wide, Onto]
@@ -54,12 +57,24 @@ class Layer:
         self.norm1, self.norm2 = norms
         self.heads = heads
 
-    def __call__(self, x: Tensor, packed: Packed, rope: Tensor, mix: Mix) -> Tensor:
-        """x: (T, D). Returns (T, D)."""
+    def __call__(self, x: Tensor, packed: Packed, rope: Tensor, mixes: Sequence[Mix]) -> Tensor:
+        """x: (T, D); mixes: one per block of tokens. Returns (T, D)."""
+        block = packed.block
+        parts = zip(x.split(block), rope.split(block), mixes, strict=True)
+        q, k, v = (joined(blocks) for blocks in zip(*starmap(self._qkv, parts), strict=True))
+        mixed = attend(q, k, v, packed).flatten(1)
+        parts = zip(x.split(block), mixed.split(block), mixes, strict=True)
+        return joined(list(starmap(self._after, parts)))
+
+    def _qkv(self, x: Tensor, rope: Tensor, mix: Mix) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of a block, each (T, H, D/H)."""
         heads = self.qkv(x, mix).unflatten(1, (3 * self.heads, -1))  # [T, 3H, D/H]
         qk, v = heads.split((2 * self.heads, self.heads), dim=1)
         q, k = rotate(qk, rope).chunk(2, dim=1)
-        mixed = attend(q, k, v, packed).flatten(1)
+        return q, k, v
+
+    def _after(self, x: Tensor, mixed: Tensor, mix: Mix) -> Tensor:
+        """What attention mixed is added to a block, which then goes through the feed-forward."""
         x = self.norm1(self.out(x, mixed, mix))
         return self.norm2(self.fc2(x, self.fc1.gelu(x, mix), mix))
 
@@ -137,22 +152,29 @@ class Model:
         raise failure
 
     def _piece_sums(self, windows: Sequence[Window], tasks: Sequence[Task | None]) -> Array:
-        packed = pack([window.ids for window in windows], self.device)
-        return _sum_pieces(self.forward(packed, tasks), windows)
+        hidden = self.forward([window.ids for window in windows], tasks)
+        return _sum_pieces(hidden, windows)
 
     @torch.inference_mode()
-    def forward(self, packed: Packed, tasks: Sequence[Task | None]) -> Tensor:
-        """Token vectors of a packed batch, (T, D). tasks: (B,), None for base weights.
+    def forward(self, rows: Sequence[Ids], tasks: Sequence[Task | None]) -> Tensor:
+        """Token vectors of all rows end to end, (T, D). tasks: (B,), None for base weights.
 
         Raises TaskError for a task that is served no more.
         """
         indices = [self._index(task) for task in tasks]
-        mix = Mix([*indices, BASE], [*packed.lengths, packed.fill], self.device)
+        packed = pack(rows, indices, self.device)
+        x = self._run(packed, self._layers_for(set(indices)))
+        return x[: len(x) - packed.fill]
+
+    def _run(self, packed: Packed, layers: Sequence[Layer]) -> Tensor:
+        """(T, D), filler included."""
+        mix = Mix(packed.tasks)
         x = self._embed(packed, mix)
         rope = self._rope[packed.positions]
-        for layer in self._layers_for(set(indices)):
-            x = layer(x, packed, rope, mix)
-        return x[: len(x) - packed.fill]
+        mixes = mix.split(packed.block)
+        for layer in layers:
+            x = layer(x, packed, rope, mixes)
+        return x
 
     def _layers_for(self, tasks: set[int]) -> list[Layer]:
         """The layers of all tasks; of a small model, those of a batch's one task, merged once.
@@ -221,21 +243,31 @@ class Model:
 
     def _embed(self, packed: Packed, mix: Mix) -> Tensor:
         # The last row is the base's: what BASE, an index of -1, picks.
-        x = self._word[packed.ids].add_(self._types[mix.tokens])
+        x = self._word[packed.ids].add_(self._types[mix.tasks])
         if self._words:
             self._words.add(x, packed.ids, mix)
         return self._norm(x)
 
 
+@torch.inference_mode()
 def _sum_pieces(hidden: Tensor, windows: Sequence[Window]) -> Array:
     """Sums of each window's pieces, copied at once. hidden: (T, D). Returns (P, D) float32."""
-    sums, offset = [], 0
-    for window in windows:
-        for start, end, _ in window.pieces:
-            sums.append(hidden[offset + start : offset + end].sum(dim=0, dtype=torch.float32))
-        offset += len(window.ids)
-    stacked: Array = torch.stack(sums).cpu().numpy()
-    return stacked
+    starts = accumulate((len(window.ids) for window in windows), initial=0)
+    edges = [
+        (offset + start, offset + end)
+        for offset, window in zip(starts, windows, strict=False)
+        for start, end, _ in window.pieces
+    ]
+    tokens = np.concatenate([np.arange(*edge) for edge in edges])
+    bags = np.cumsum([0, *(end - start for start, end in edges[:-1])])
+    tokens_, bags_ = (move(torch.from_numpy(part), hidden.device) for part in (tokens, bags))
+    sums: Array = F.embedding_bag(tokens_, hidden.float(), bags_, mode="sum").cpu().numpy()
+    return sums
+
+
+def joined(blocks: Sequence[Tensor]) -> Tensor:
+    """Blocks of tokens as one tensor, copied only if there are several."""
+    return torch.cat(list(blocks)) if len(blocks) > 1 else blocks[0]
 
 
 def rope_table(config: ModelConfig, device: torch.device) -> Tensor:
