@@ -11,7 +11,9 @@ from torch import Tensor
 from taskvec.core.tokenizer import Ids
 
 BASE = -1  # the index that stands for "no task": base weights alone
-FINE, FINE_UP_TO, COARSE = 16, 256, 64
+# Tokens of a batch on a CPU, and the multiple that a batch of no more than that is filled up to.
+FILLED = ((32, 4), (256, 16))
+COARSE = 64
 # A CPU takes a batch of more than WHOLE tokens, which is one long row, BLOCK tokens at a time
 # wherever tokens do not see each other: the C library asks the kernel for every tensor of 32 MiB
 # anew, and page faults then take a fifth of the time.
@@ -83,6 +85,7 @@ def _fill(tokens: int) -> int:
     """How many tokens are missing to a size that recurs.
 
     oneDNN compiles its kernels anew for every number of tokens, which takes longer than running
-    them. At most 15 tokens are computed for nothing, or 63 in a batch of more than 256.
+    them; but what is computed for nothing delays a single query most.
     """
-    return -tokens % (FINE if tokens <= FINE_UP_TO else COARSE)
+    multiple = next((multiple for most, multiple in FILLED if tokens <= most), COARSE)
+    return -tokens % multiple
