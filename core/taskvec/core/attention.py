@@ -15,9 +15,9 @@ FLASH_CAPABILITY = (8, 0)  # Ampere; older cards have no flash kernel
 
 def attend(q: Tensor, k: Tensor, v: Tensor, packed: Packed) -> Tensor:
     """Softmax attention of every row over itself alone. q, k, v: (T, H, D/H). Returns the same."""
-    if q.is_cuda and q.dtype in HALF and (varlen := _varlen(q.device)):
+    if attends_at_once(q.device, q.dtype):
         longest = max(packed.lengths)
-        mixed: Tensor = varlen(q, k, v, packed.offsets, packed.offsets, longest, longest)
+        mixed: Tensor = _varlen(q.device)(q, k, v, packed.offsets, packed.offsets, longest, longest)
         return mixed
     sizes = [*(rows * length for rows, length in packed.runs), packed.fill]
     parts = zip(*(x.split(sizes)[: len(packed.runs)] for x in (q, k, v)), packed.runs, strict=True)
@@ -25,6 +25,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, packed: Packed) -> Tensor:
     if packed.fill:
         outs.append(v.new_zeros(packed.fill, *v.shape[1:]))
     return torch.cat(outs) if len(outs) > 1 else outs[0]
+
+
+def attends_at_once(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether rows of any lengths attend in one call, with nothing computed on the host."""
+    return device.type == "cuda" and dtype in HALF and _varlen(device) is not None
 
 
 def _rows(q: Tensor, k: Tensor, v: Tensor, rows: int, length: int) -> Tensor:

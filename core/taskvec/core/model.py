@@ -16,11 +16,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from taskvec.core.attention import attend
+from taskvec.core.attention import attend, attends_at_once
 from taskvec.core.checkpoint import EMBEDDINGS, Checkpoint, linear_shapes
 from taskvec.core.config import ModelConfig
 from taskvec.core.embedder import Array
 from taskvec.core.errors import TaskError
+from taskvec.core.graphs import Graphs
 from taskvec.core.lora import LoraStack, Mix, Onto, TableLora, Wide, finite
 from taskvec.core.packing import BASE, Packed, move, pack
 from taskvec.core.tasks import Task
@@ -113,6 +114,8 @@ class Model:
         self._words: TableLora | None = None
         self._layers: list[Layer] = []
         self._merged: dict[int, list[Layer]] = {}
+        self._graphs = Graphs(self._run, device=device)
+        self._runner = self._graphs if attends_at_once(device, dtype) else self._run
 
     def set_tasks(self, tasks: Sequence[Task]) -> None:
         """Replace the tasks that the model serves.
@@ -132,6 +135,7 @@ class Model:
         self._words = TableLora(stacks["word"]) if stacks else None
         self._tasks, self._stacks = tuple(tasks), stacks
         self._merged.clear()
+        self._graphs.clear()
         del self._layers[:]  # before their successors are built, to hold the weights once
         self._layers += map(self._layer, range(self.config.layers))
         if not self._is_small:
@@ -163,8 +167,8 @@ class Model:
         """
         indices = [self._index(task) for task in tasks]
         packed = pack(rows, indices, self.device)
-        x = self._run(packed, self._layers_for(set(indices)))
-        return x[: len(x) - packed.fill]
+        x = self._runner(packed, self._layers_for(set(indices)))
+        return x[: packed.tokens - packed.fill]
 
     def _run(self, packed: Packed, layers: Sequence[Layer]) -> Tensor:
         """(T, D), filler included."""

@@ -24,21 +24,39 @@ WHOLE, BLOCK = 2048, 1024
 class Packed:
     """A batch of B rows as one line of T tokens, on a CPU filled up to a size that recurs.
 
-    ids, positions, tasks: (T,) on the model's device; a task's index, BASE for none. lengths:
-    tokens per row. offsets: (B + 1,) int32, where each row starts, on the model's device. runs:
-    (rows, length) of neighbouring rows of equal length, in order. fill: tokens at the end that
-    belong to no row and attend to nothing. block: how many tokens to take at a time where they do
-    not see each other.
+    line: (3, T) int32 on the model's device: ids, positions and tasks, which are indices, BASE for
+    none. lengths: tokens per row. offsets: (B + 1,) int32, where each row starts, on the model's
+    device. runs: (rows, length) of neighbouring rows of equal length, in order. fill: tokens at
+    the end that belong to no row and attend to nothing. block: how many tokens to take at a time
+    where they do not see each other.
     """
 
-    ids: Tensor
-    positions: Tensor
-    tasks: Tensor
+    line: Tensor
     lengths: tuple[int, ...]
     offsets: Tensor
     runs: tuple[tuple[int, int], ...]
     fill: int
     block: int
+
+    @property
+    def tokens(self) -> int:
+        """T, filler included."""
+        return self.line.shape[1]
+
+    @property
+    def ids(self) -> Tensor:
+        """(T,)."""
+        return self.line[0]
+
+    @property
+    def positions(self) -> Tensor:
+        """(T,), from 0 in each row."""
+        return self.line[1]
+
+    @property
+    def tasks(self) -> Tensor:
+        """(T,), the index of each token's task."""
+        return self.line[2]
 
 
 def pack(rows: Sequence[Ids], tasks: Sequence[int], device: torch.device) -> Packed:
@@ -56,12 +74,9 @@ def pack(rows: Sequence[Ids], tasks: Sequence[int], device: torch.device) -> Pac
     np.concatenate(rows, out=ids[:tokens], casting="same_kind")
     np.concatenate([np.arange(length) for length in lengths], out=positions[:tokens])
     owners[:] = np.repeat([*tasks, BASE], [*lengths, fill])
-    moved = move(torch.from_numpy(line), device)
     whole = not on_cpu or tokens <= WHOLE
     return Packed(
-        ids=moved[0],
-        positions=moved[1],
-        tasks=moved[2],
+        line=move(torch.from_numpy(line), device),
         lengths=lengths,
         offsets=move(torch.from_numpy(starts), device),
         runs=_runs(lengths),
