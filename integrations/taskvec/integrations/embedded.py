@@ -84,7 +84,9 @@ def _undisturbed() -> Iterator[None]:
 
 
 def _enter(path: Path) -> PostgresServer:
-    check_folder(path)
+    # Databases are created under this lock: one that is half made looks like other files.
+    with PostgresServer._lock:
+        check_folder(path)
     path.mkdir(parents=True, exist_ok=True)
     _drop_stale_pid(path)
     try:
