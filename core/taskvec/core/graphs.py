@@ -1,6 +1,7 @@
 """CUDA graphs of small batches, whose kernels take longer to launch than to run."""
 
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -13,6 +14,8 @@ from taskvec.core.packing import BASE, Packed
 SIZES = (16, 32, 64, 128, 256, 512)  # tokens; a batch takes the next larger one
 ROWS = 32
 WARM_UPS = 3  # what is made at first use is no part of a recording
+
+RECORDING = threading.Lock()  # torch allows one recording at a time in a process
 
 Layers = TypeVar("Layers", bound=Sequence[object])
 log = logging.getLogger(__name__)
@@ -49,7 +52,8 @@ class Graphs(Generic[Layers]):
         key = size, id(layers)
         if key not in self._recordings:
             try:
-                self._recordings[key] = self._record(size, layers)
+                with RECORDING, torch.cuda.device(self._device):
+                    self._recordings[key] = self._record(size, layers)
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError:
