@@ -1,5 +1,7 @@
 """Small batches written into the fixed places that a recording reads, and recordings themselves."""
 
+import gc
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +34,20 @@ def test_a_batch_is_placed_before_one_row_of_filler() -> None:
     assert into.offsets.tolist() == [0, 5, 8] + [32] * (ROWS - 2)
 
 
+def test_weights_go_with_the_last_reference_without_the_collector(tmp_path: Path) -> None:
+    encoder = Encoder.load(tiny_checkpoint(tmp_path / "model"), device="cpu")
+    encoder.encode("read the file", task="separation")
+    model = weakref.ref(encoder._models[0])
+    gc.collect()
+    gc.disable()
+    try:
+        encoder.close()
+        del encoder
+        assert model() is None
+    finally:
+        gc.enable()
+
+
 @gpu
 @needs_cuda
 def test_recorded_queries_have_the_vectors_of_a_large_batch(tmp_path: Path) -> None:
@@ -44,7 +60,7 @@ def test_recorded_queries_have_the_vectors_of_a_large_batch(tmp_path: Path) -> N
             for _ in range(2):  # recorded, then replayed
                 alone = np.stack([encoder.encode(text, task=task) for text in texts])
                 assert (alone * want).sum(axis=1).min() > 0.999
-        assert all(model._graphs._works for model in encoder._models)
+        assert not any(model._graphs._failed for model in encoder._models)
         assert all(model._graphs._recordings for model in encoder._models)
 
 

@@ -42,7 +42,7 @@ def test_a_text_alone_and_in_a_full_batch_has_one_vector(encoder: Encoder, words
 
 
 @pytest.mark.parametrize("tokens", [2048, 2049, 5000])
-def test_only_a_long_row_is_taken_in_blocks(tokens: int) -> None:
+def test_only_a_long_batch_is_taken_in_blocks(tokens: int) -> None:
     packed = pack([row(tokens)], [0], CPU)
     assert packed.block == (BLOCK if tokens > 2048 else tokens)
 

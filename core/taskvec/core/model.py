@@ -114,8 +114,8 @@ class Model:
         self._words: TableLora | None = None
         self._layers: list[Layer] = []
         self._merged: dict[int, list[Layer]] = {}
-        self._graphs = Graphs(self._run, device=device)
-        self._runner = self._graphs if attends_at_once(device, dtype) else self._run
+        self._graphs: Graphs[list[Layer]] = Graphs(device)
+        self._records = attends_at_once(device, dtype)
 
     def set_tasks(self, tasks: Sequence[Task]) -> None:
         """Replace the tasks that the model serves.
@@ -161,16 +161,17 @@ class Model:
 
     @torch.inference_mode()
     def forward(self, rows: Sequence[Ids], tasks: Sequence[Task | None]) -> Tensor:
-        """Token vectors of all rows end to end, (T, D). tasks: (B,), None for base weights.
+        """Token vectors of all rows end to end, (T, D), on CUDA valid until the next call.
 
-        Raises TaskError for a task that is served no more.
+        tasks: (B,), None for base weights. Raises TaskError for a task that is served no more.
         """
         indices = [self._index(task) for task in tasks]
         packed = pack(rows, indices, self.device)
-        x = self._runner(packed, self._layers_for(set(indices)))
+        layers = self._layers_for(set(indices))
+        x = self._graphs(self._run, packed, layers) if self._records else self._run(packed, layers)
         return x[: packed.tokens - packed.fill]
 
-    def _run(self, packed: Packed, layers: Sequence[Layer]) -> Tensor:
+    def _run(self, packed: Packed, layers: list[Layer]) -> Tensor:
         """(T, D), filler included."""
         mix = Mix(packed.tasks)
         x = self._embed(packed, mix)
@@ -264,6 +265,8 @@ def _sum_pieces(hidden: Tensor, windows: Sequence[Window]) -> Array:
     ]
     tokens = np.concatenate([np.arange(*edge) for edge in edges])
     bags = np.cumsum([0, *(end - start for start, end in edges[:-1])])
+    if hidden.device.type == "mps":
+        hidden = hidden.cpu()  # torch before 2.10 has no embedding_bag there
     tokens_, bags_ = (move(torch.from_numpy(part), hidden.device) for part in (tokens, bags))
     sums: Array = F.embedding_bag(tokens_, hidden.float(), bags_, mode="sum").cpu().numpy()
     return sums

@@ -14,7 +14,7 @@ BASE = -1  # the index that stands for "no task": base weights alone
 # Tokens of a batch on a CPU, and the multiple that a batch of no more than that is filled up to.
 FILLED = ((32, 4), (256, 16))
 COARSE = 64
-# A CPU takes a batch of more than WHOLE tokens, which is one long row, BLOCK tokens at a time
+# A CPU takes a batch of more than WHOLE tokens, by default one long row, BLOCK tokens at a time
 # wherever tokens do not see each other: the C library asks the kernel for every tensor of 32 MiB
 # anew, and page faults then take a fifth of the time.
 WHOLE, BLOCK = 2048, 1024
