@@ -198,13 +198,12 @@ def test_a_database_that_another_process_is_creating_is_waited_for(pg_folder: Pa
     with PostgresServer._lock:
         (pg_folder / "global").mkdir(parents=True)  # what initdb makes before PG_VERSION
         process = subprocess.Popen(
-            [sys.executable, "-c", once, pg_folder], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", once, pg_folder], stdout=subprocess.DEVNULL
         )
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(timeout=3)
         (pg_folder / "global").rmdir()
-    process.communicate(timeout=120)
-    assert process.returncode == 0
+    assert process.wait(timeout=120) == 0
 
 
 def test_a_list_of_users_that_was_cut_short_is_mended(pg_folder: Path) -> None:

@@ -145,7 +145,7 @@ def finite(tensor: Tensor, name: str) -> Tensor:
     return tensor
 
 
-@functools.cache
+@functools.lru_cache(maxsize=64)
 def _owners(ranks: tuple[int, ...], device: torch.device) -> Tensor:
     """The task of each rank, (R,), and as many more as `_taller` adds."""
     owners = torch.arange(len(ranks)).repeat_interleave(torch.tensor(ranks))

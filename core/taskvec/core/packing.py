@@ -71,7 +71,7 @@ def pack(rows: Sequence[Ids], tasks: Sequence[int], device: torch.device) -> Pac
     fill = _fill(tokens) if on_cpu else 0
     line = np.zeros((3, tokens + fill), dtype=np.int32)
     ids, positions, owners = line
-    np.concatenate(rows, out=ids[:tokens], casting="same_kind")
+    np.concatenate(rows, out=ids[:tokens])
     np.concatenate([np.arange(length) for length in lengths], out=positions[:tokens])
     owners[:] = np.repeat([*tasks, BASE], [*lengths, fill])
     whole = not on_cpu or tokens <= WHOLE
