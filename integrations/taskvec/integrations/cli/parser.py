@@ -22,6 +22,12 @@ MODEL_HELP = (
     "starter, a folder, or a hub id such as jinaai/jina-embeddings-v3, whose weights are CC BY-NC"
     " 4.0"
 )
+STAGES = {
+    "task": "a LoRA of your own on a frozen model",
+    "pairs": "all weights, from pairs of a query and its passage",
+    "pretrain": "all weights, from plain text",
+}
+SET_HELP = "another setting, in TOML's spelling, such as batch_size=16"
 INDEX_MODEL_HELP = f"{MODEL_HELP} (default: the index's own, else {DEFAULT_MODEL})"
 INDEX_DIM_HELP = "Matryoshka dim (default: the index's own, else the model's full dim)"
 
@@ -67,7 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
     version = f"taskvec {importlib.metadata.version('taskvec')}"
     parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
-    for add in (_add_demo, _add_encode, _add_index, _add_search, _add_info):
+    for add in (_add_demo, _add_encode, _add_index, _add_search, _add_train, _add_info):
         add(commands)
     return parser
 
@@ -141,6 +147,28 @@ def _add_store_options(parser: Parser) -> None:
     )
     parser.add_argument("--model", help=INDEX_MODEL_HELP)
     parser.add_argument("--dim", type=_positive, help=INDEX_DIM_HELP)
+
+
+def _add_train(commands: "argparse._SubParsersAction[Parser]") -> None:
+    parser = _command(
+        commands,
+        "train",
+        "train a task of your own, or a model in three stages",
+        "A run keeps its checkpoints in the folder --out; the same command goes on where a killed "
+        "one stopped. Data is JSON lines, CSV, TSV or Parquet.",
+    )
+    stages = parser.add_subparsers(dest="stage", metavar="STAGE", required=True)
+    for name, summary in STAGES.items():
+        stage = _command(stages, name, summary)
+        stage.add_argument("--config", metavar="FILE", help="settings of the stage, TOML")
+        stage.add_argument("--from", dest="model", metavar="MODEL", help=MODEL_HELP)
+        stage.add_argument("--data", metavar="FILE", nargs="+", help="training data")
+        stage.add_argument("--out", metavar="FOLDER", help="the run's folder")
+        stage.add_argument("--steps", type=_positive, help="batches to train (default: one epoch)")
+        stage.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help=SET_HELP)
+        if name == "task":
+            stage.add_argument("--name", help="the task's name")
+            stage.add_argument("--prompt", help="text put before every text of the task")
 
 
 def _add_demo(commands: "argparse._SubParsersAction[Parser]") -> None:

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import JinaEmbeddingsV3Model
 
+from taskvec.core.errors import InputError, TaskError
 from taskvec.integrations.train.distil import collate
 from taskvec.integrations.train.student import mean_pool
 
@@ -32,13 +33,23 @@ def lora_name(task: str) -> str:
     return task.replace(".", "_").replace("-", "_")
 
 
-def with_loras(student: JinaEmbeddingsV3Model, tasks: Sequence[str] = TASKS) -> PeftModel:
+def with_loras(
+    student: JinaEmbeddingsV3Model,
+    tasks: Sequence[str] = TASKS,
+    *,
+    rank: int = RANK,
+    alpha: float = ALPHA,
+) -> PeftModel:
     """The student, frozen, with an untrained LoRA per task on every linear layer and table.
 
     q, k and v of a layer share one A, as the original layout's fused Wqkv demands.
     """
+    # PEFT takes a whole number; a fraction is as good in its arithmetic.
     config = LoraConfig(
-        r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, target_modules=[*TARGETS, *TABLES]
+        r=rank,
+        lora_alpha=alpha,  # type: ignore[arg-type]
+        lora_dropout=0.0,
+        target_modules=[*TARGETS, *TABLES],
     )
     model = cast(PeftModel, get_peft_model(student, config, adapter_name=lora_name(tasks[0])))
     for task in tasks[1:]:
@@ -54,6 +65,31 @@ def _tie(model: PeftModel, name: str) -> None:
             parts = [attention.get_submodule(f"{part}.lora_A.{name}") for part in TIED]
             for part in parts[1:]:
                 part.weight = parts[0].weight
+
+
+def start_from(model: PeftModel, name: str, folder: Path, task: str) -> None:
+    """Give a LoRA the weights of a task's, in a model's folder of transformers' layout.
+
+    Raises TaskError where the folder has no such task, InputError where its rank is another.
+    """
+    source = folder / lora_name(task) / "adapter_model.safetensors"
+    if not source.exists():
+        raise TaskError(f"the model has no task {task!r} to start from")
+    own = dict(model.named_parameters(remove_duplicate=False))
+    with torch.no_grad():
+        for path, value in load_file(source).items():
+            target = own[_named(path, lora_name(name))]
+            if target.shape != value.shape:
+                raise InputError(f"the LoRA of {task!r} has rank {min(value.shape)}: use that rank")
+            target.copy_(value)
+
+
+def _named(path: str, name: str) -> str:
+    # PEFT's file leaves the LoRA's name out: "….lora_A.weight", "….lora_embedding_A".
+    for part in ("lora_embedding_A", "lora_embedding_B"):
+        if path.endswith(part):
+            return f"{path}.{name}"
+    return path.removesuffix("weight") + f"{name}.weight"
 
 
 def parameters_of(model: PeftModel, tasks: Sequence[str]) -> dict[str, Tensor]:
@@ -119,10 +155,12 @@ def pooled(
     return torch.cat(parts)[torch.tensor(order).argsort()]
 
 
-def save_loras(model: PeftModel, tasks: Sequence[str], folder: Path) -> None:
-    """Write each task's LoRA to a subfolder of its name, PEFT's files, in bfloat16."""
+def save_loras(
+    model: PeftModel, tasks: Sequence[str], folder: Path, *, dtype: torch.dtype = torch.bfloat16
+) -> None:
+    """Write each task's LoRA to a subfolder of its name, in PEFT's files."""
     model.save_pretrained(str(folder), selected_adapters=[lora_name(task) for task in tasks])
     for task in tasks:
         path = folder / lora_name(task) / "adapter_model.safetensors"
-        tensors = {name: value.bfloat16() for name, value in load_file(path).items()}
+        tensors = {name: value.to(dtype) for name, value in load_file(path).items()}
         save_file(tensors, path, metadata={"format": "pt"})

@@ -1,0 +1,71 @@
+"""Losses that sentence-transformers lacks: pairs that listen to teachers, and labelled texts."""
+
+from collections.abc import Iterable
+
+import torch
+from sentence_transformers import SentenceTransformer
+from torch import Tensor, nn
+from torch.nn import functional
+
+# Above this cosine between two passages, the teachers call one a right answer to both queries.
+FALSE_NEGATIVE = 0.95
+
+
+class TaughtContrast(nn.Module):
+    """InfoNCE with in-batch negatives, and the divergence from the teachers' ranking.
+
+    Columns: anchor, positive, any negatives. The labels, (B, columns · E), are the teachers' unit
+    vectors of the columns side by side. A negative that the teachers find nearly equal to a
+    query's own passage is left out. Source: arXiv:2409.10173, section 4.2, for InfoNCE.
+    """
+
+    def __init__(self, model: SentenceTransformer, *, temperature: float, weight: float) -> None:
+        super().__init__()
+        self.model = model
+        self.temperature = temperature
+        self.weight = weight
+
+    def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor) -> Tensor:
+        """A scalar. sentence_features: one batch of B rows a column."""
+        columns = [self.model(features)["sentence_embedding"] for features in sentence_features]
+        wanted = labels.to(columns[0].dtype).chunk(len(columns), dim=-1)
+        scores = _cosines(columns[0], torch.cat(columns[1:])) / self.temperature
+        theirs = torch.cat(wanted[1:])
+        ranking = functional.softmax(_cosines(wanted[0], theirs) / self.temperature, dim=-1)
+        own = torch.arange(len(scores), device=scores.device)
+        alike = _cosines(wanted[1], theirs) > FALSE_NEGATIVE
+        alike[own, own] = False
+        contrast = functional.cross_entropy(scores.masked_fill(alike, float("-inf")), own)
+        taught = functional.kl_div(scores.log_softmax(-1), ranking, reduction="batchmean")
+        return contrast + self.weight * taught
+
+
+class ClassContrast(nn.Module):
+    """Contrast of every text's classmates with all other texts of the batch, both ways of a pair.
+
+    One column of texts; the labels, (B,) int64, are their classes. A text that is alone in its
+    class is only a negative. Source: arXiv:2004.11362, equation 2.
+    """
+
+    def __init__(self, model: SentenceTransformer, *, temperature: float) -> None:
+        super().__init__()
+        self.model = model
+        self.temperature = temperature
+
+    def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor) -> Tensor:
+        """A scalar. sentence_features: one column of B rows."""
+        (features,) = sentence_features
+        vectors = self.model(features)["sentence_embedding"]
+        itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+        scores = _cosines(vectors, vectors) / self.temperature
+        chance = scores.masked_fill(itself, float("-inf")).log_softmax(-1).masked_fill(itself, 0.0)
+        mates = (labels[:, None] == labels[None, :]) & ~itself
+        paired = mates.any(-1)
+        if not paired.any():
+            return chance.sum() * 0.0
+        each = (chance * mates).sum(-1)[paired] / mates.sum(-1)[paired]
+        return -each.mean()
+
+
+def _cosines(left: Tensor, right: Tensor) -> Tensor:
+    return functional.normalize(left, dim=-1) @ functional.normalize(right, dim=-1).T

@@ -1,0 +1,156 @@
+"""What a run of a training stage is told: a TOML file, the command line, or Python.
+
+Every stage has a class here; a key of its file is a field of that class.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from taskvec.core.config import TASK_NAME
+from taskvec.core.errors import InputError
+
+Positive = Annotated[int, Field(gt=0)]
+Rate = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+TaskName = Annotated[str, Field(pattern=f"^(?:{TASK_NAME.pattern})$")]
+S = TypeVar("S", bound="Stage")
+
+
+class Stage(BaseModel):
+    """What all stages share.
+
+    model: a folder or hub id, whose weights are the start. data: JSON lines, CSV, TSV or Parquet.
+    out: the run's folder. epochs counts unless steps is given. max_tokens: where a text is cut.
+    rope_base: of the rotary positions while training; what is written keeps the start's.
+    save_steps: the most that a kill costs. device: "auto", "cpu" or "cuda".
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = "starter"
+    data: tuple[Path, ...] = Field(min_length=1)
+    out: Path
+    epochs: Rate = 1.0
+    steps: Positive | None = None
+    batch_size: Positive = 32
+    learning_rate: Rate
+    warmup: Share = 0.05
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    max_tokens: Annotated[int, Field(ge=4)] = 256
+    rope_base: Rate | None = None
+    seed: Annotated[int, Field(ge=0)] = 0
+    save_steps: Positive = 100
+    log_steps: Positive = 10
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class Phase(BaseModel):
+    """A part of pre-training: texts in rows of at most max_tokens, for some epochs or steps."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_tokens: Annotated[int, Field(ge=4)]
+    epochs: Rate = 1.0
+    steps: Positive | None = None
+
+
+class PretrainSettings(Stage):
+    """Stage 1, masked-language modelling. data has a column `text`.
+
+    phases: short rows first, long ones after. token_budget: of a batch, padding included.
+    mask: the share of tokens to guess. fresh: start from random weights of the model's shape.
+    """
+
+    learning_rate: Rate = 2e-4
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    phases: tuple[Phase, ...] = (Phase(max_tokens=512), Phase(max_tokens=2048, epochs=0.1))
+    token_budget: Positive = 4096
+    mask: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    fresh: bool = False
+
+
+class PairsSettings(Stage):
+    """Stage 2, contrast of pairs, by all weights. data: columns `anchor`, `positive`, `negative…`.
+
+    mine: hard negatives to find for every pair. teachers: sentence-transformers models whose
+    ranking of a batch is learnt too, with this weight.
+    """
+
+    learning_rate: Rate = 2e-5
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    temperature: Rate = 0.05
+    mine: Annotated[int, Field(ge=0)] = 0
+    teachers: tuple[str, ...] = ()
+    teacher_weight: Rate = 1.0
+
+
+class TaskSettings(Stage):
+    """Stage 3, a LoRA on the frozen model.
+
+    data decides the loss: pairs (`anchor`, `positive`, `negative…`), scored pairs (`text1`,
+    `text2`, `score`) or labelled texts (`text`, `label`). passage_name: a second LoRA, for the
+    positives and negatives of pairs. start: a task of the model whose LoRA is the start.
+    embedding_learning_rate: of the LoRAs on tables, where every step moves few rows far.
+    """
+
+    name: TaskName
+    prompt: str = ""
+    passage_name: TaskName | None = None
+    passage_prompt: str = ""
+    start: str | None = None
+    passage_start: str | None = None
+    learning_rate: Rate = 4e-3
+    embedding_learning_rate: Rate = 2e-4
+    temperature: Rate = 0.05
+    rank: Positive = 4
+    alpha: Rate = 1.0
+
+    @model_validator(mode="after")
+    def _two_names(self) -> Self:
+        if self.passage_name == self.name:
+            raise ValueError("passage_name: a second LoRA needs a name of its own")
+        if self.passage_name is None and (self.passage_prompt or self.passage_start):
+            raise ValueError("passage_prompt and passage_start need a passage_name")
+        return self
+
+
+def read_settings(kind: type[S], path: Path | None, given: Mapping[str, Any]) -> S:
+    """Settings of a stage from a TOML file, if any, and what is given beside it, which wins.
+
+    Paths in the file are relative to its folder. Raises InputError for a file that is no TOML and
+    for a key or value that the stage does not know, each by name.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise InputError(f"{path} is no TOML file: {error}") from error
+        values = _from_folder(values, path.parent)
+    try:
+        return kind.model_validate(values | dict(given))
+    except ValidationError as error:
+        raise InputError(f"{path or 'settings'}: {_told(error)}") from error
+
+
+def _from_folder(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    known: dict[str, Any] = {}
+    if isinstance(values.get("out"), str):
+        known["out"] = folder / values["out"]
+    if isinstance(values.get("data"), str):
+        known["data"] = (folder / values["data"],)
+    elif isinstance(values.get("data"), list):
+        known["data"] = tuple(folder / str(name) for name in values["data"])
+    return values | known
+
+
+def _told(error: ValidationError) -> str:
+    parts = []
+    for entry in error.errors():
+        place = ".".join(str(part) for part in entry["loc"])
+        parts.append(f"{place}: {entry['msg']}" if place else entry["msg"])
+    return "; ".join(parts)

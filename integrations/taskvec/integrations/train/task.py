@@ -1,0 +1,165 @@
+"""Stage 3: one LoRA on the frozen model, or two for the two sides of pairs."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
+from sentence_transformers.sentence_transformer.losses import (
+    CoSENTLoss,
+    MatryoshkaLoss,
+    MultipleNegativesRankingLoss,
+)
+from sentence_transformers.sentence_transformer.modules import Transformer
+from sentence_transformers.sentence_transformer.training_args import (
+    BatchSamplers,
+    SentenceTransformerTrainingArguments,
+)
+from torch import Tensor, nn
+
+from taskvec.core.errors import InputError
+from taskvec.integrations.train import bases, loras
+from taskvec.integrations.train.contrast import ClassContrast
+from taskvec.integrations.train.runs import LossPlot, Run
+from taskvec.integrations.train.settings import TaskSettings
+from taskvec.integrations.train.tables import Kind, columns_of, kind_of, read_rows
+
+KINDS = (Kind.PAIRS, Kind.SCORES, Kind.LABELS)
+SAMPLERS = {
+    Kind.PAIRS: BatchSamplers.NO_DUPLICATES,
+    Kind.SCORES: BatchSamplers.BATCH_SAMPLER,
+    Kind.LABELS: BatchSamplers.GROUP_BY_LABEL,
+}
+WEIGHTS = "loras.safetensors"
+
+
+class TaskTransformer(Transformer):
+    """sentence-transformers' module of the model, in which each column of a batch wears its LoRA.
+
+    A column's task, which the trainer puts into its features, is the LoRA's name.
+    """
+
+    def wear(self, model: PeftModel, names: Sequence[str]) -> None:
+        """Train these LoRAs of a PEFT model whose base is this module's."""
+        # Not registered as a submodule: its weights are this module's own.
+        self.__dict__["_worn"] = (model, tuple(names))
+        loras.parameters_of(model, names)
+
+    def forward(self, features: dict[str, Any], **options: Any) -> dict[str, Any]:
+        """Token vectors of a batch under its task's LoRA, the first one's where none is named."""
+        model, names = self.__dict__["_worn"]
+        model.set_adapter(loras.lora_name(features.get("task") or names[0]))
+        # Choosing a LoRA freezes the others, one of which may be trained in the same step.
+        loras.parameters_of(model, names)
+        out: dict[str, Any] = super().forward(features, **options)
+        return out
+
+
+class LoraTrainer(SentenceTransformerTrainer):
+    """sentence-transformers' trainer whose checkpoints hold the LoRAs alone, as safetensors."""
+
+    def _trained(self) -> dict[str, Tensor]:
+        found = self.model.named_parameters()
+        return {name: value for name, value in found if value.requires_grad}
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:  # noqa: ARG002
+        folder = Path(output_dir or self.args.output_dir or ".")
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {name: value.detach().cpu() for name, value in self._trained().items()}
+        save_file(tensors, folder / WEIGHTS)
+
+    def _load_from_checkpoint(self, checkpoint_path: str, model: Any = None) -> None:  # noqa: ARG002
+        tensors = load_file(Path(checkpoint_path) / WEIGHTS)
+        with torch.no_grad():
+            for name, value in self._trained().items():
+                value.copy_(tensors[name])
+
+
+def train_task(settings: TaskSettings) -> dict[str, Path]:
+    """Train the LoRAs that the settings name; a killed run goes on from its last checkpoint.
+
+    Returns each one's folder, in PEFT's format, for `Encoder.add_task`. Raises InputError for
+    settings or data that do not fit, TaskError for a start that is no task of the model.
+    """
+    run = Run(settings)
+    rows, kind = _rows(settings)
+    start = run.open()
+    names = [name for name in (settings.name, settings.passage_name) if name is not None]
+    folders = {name: settings.out / loras.lora_name(name) for name in names}
+    if all(folder.exists() for folder in folders.values()):
+        return folders
+    model, trained = _model(settings, start, names)
+    trainer = LoraTrainer(
+        model=model,
+        args=_arguments(run, settings, rows, kind),
+        train_dataset=rows,
+        loss=_loss(model, kind, settings, bases.dims_of(start)),
+        callbacks=[LossPlot(run.folder)],
+    )
+    run.train(trainer)
+    if trainer.is_world_process_zero():
+        # PEFT writes a card beside the LoRAs, and a kill may come half-way.
+        finished = run.folder / "finished"
+        loras.save_loras(trained, names, finished, dtype=torch.float32)
+        for folder in folders.values():
+            shutil.rmtree(folder, ignore_errors=True)
+            (finished / folder.name).replace(folder)
+        shutil.rmtree(finished)
+    return folders
+
+
+def _rows(settings: TaskSettings) -> tuple[Dataset, Kind]:
+    rows = read_rows(settings.data)
+    kind = kind_of(rows, KINDS)
+    if settings.passage_name and kind is not Kind.PAIRS:
+        raise InputError("passage_name: only pairs have two sides")
+    rows = columns_of(rows, kind)
+    return (rows.class_encode_column("label") if kind is Kind.LABELS else rows), kind
+
+
+def _model(
+    settings: TaskSettings, start: Path, names: Sequence[str]
+) -> tuple[SentenceTransformer, PeftModel]:
+    module = bases.sentence_module(start, settings.max_tokens, settings.rope_base, TaskTransformer)
+    trained = loras.with_loras(module.model, names, rank=settings.rank, alpha=settings.alpha)
+    for name, source in zip(names, (settings.start, settings.passage_start), strict=False):
+        if source is not None:
+            loras.start_from(trained, name, start, source)
+    module.wear(trained, names)
+    return bases.sentence_model(module), trained
+
+
+def _arguments(
+    run: Run, settings: TaskSettings, rows: Dataset, kind: Kind
+) -> SentenceTransformerTrainingArguments:
+    first, *others = [name for name in rows.column_names if name not in ("score", "label")]
+    passage = settings.passage_name
+    tasks = {first: settings.name} | dict.fromkeys(others, passage or settings.name)
+    prompts = {first: settings.prompt} | dict.fromkeys(
+        others, settings.passage_prompt if passage else settings.prompt
+    )
+    return SentenceTransformerTrainingArguments(
+        **run.arguments(
+            batch_sampler=SAMPLERS[kind],
+            router_mapping=tasks,
+            prompts={name: prompt for name, prompt in prompts.items() if prompt},
+            learning_rate_mapping={"lora_embedding": settings.embedding_learning_rate},
+        )
+    )
+
+
+def _loss(
+    model: SentenceTransformer, kind: Kind, settings: TaskSettings, dims: Sequence[int]
+) -> nn.Module:
+    scale = 1 / settings.temperature
+    inner: Mapping[Kind, Any] = {
+        Kind.PAIRS: lambda: MultipleNegativesRankingLoss(model, scale=scale),
+        Kind.SCORES: lambda: CoSENTLoss(model, scale=scale),
+        Kind.LABELS: lambda: ClassContrast(model, temperature=settings.temperature),
+    }
+    return MatryoshkaLoss(model, inner[kind](), sorted(dims, reverse=True))

@@ -1,0 +1,39 @@
+"""Stories, dialogues and help of The Battle for Wesnoth, GPL-2.0-or-later, with translations."""
+
+import re
+from collections.abc import Iterator
+
+import polib
+
+from taskvec.integrations.train.texts.archive import Archive, collapse
+
+VERSION = "1.16"
+CAMPAIGNS = (
+    "data did dm dw ei httt l low nr sof sota sotbe thot trow tsg ttb utbs".split()  # noqa: SIM905
+)
+# A hint for translators before "^", and the game's own mark-up.
+HINT = re.compile(r"^[^^\n]{1,60}\^")
+MARKUP = re.compile(r"<[^>]+>|\$\|?[\w.]+\|?")
+
+
+def translations(archive: Archive, language: str) -> dict[str, str]:
+    """English text → its translation, for texts of more than one word. language: apt's name."""
+    found: dict[str, str] = {}
+    for message, translated in _messages(archive, language):
+        source, target = _clean(message), _clean(translated)
+        if " " in source and target and len(source) > 12:
+            found.setdefault(source, target)
+    return found
+
+
+def _messages(archive: Archive, language: str) -> Iterator[tuple[str, str]]:
+    for campaign in CAMPAIGNS:
+        root = archive.package(f"wesnoth-{VERSION}-{campaign}")
+        for path in sorted(root.rglob(f"locale/{language}/LC_MESSAGES/*.mo")):
+            for entry in polib.mofile(str(path)):
+                if entry.msgstr:
+                    yield entry.msgid, entry.msgstr
+
+
+def _clean(text: str) -> str:
+    return collapse(MARKUP.sub("", HINT.sub("", text)))

@@ -1,0 +1,418 @@
+"""The three stages on tiny models: what they learn, what they write, and what a kill costs."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from taskvec.core import Encoder
+from taskvec.core.errors import InputError, TaskError
+from taskvec.integrations.cli import main
+from taskvec.integrations.train import runs
+from taskvec.integrations.train.running import run_stage
+from taskvec.integrations.train.settings import (
+    PairsSettings,
+    PretrainSettings,
+    TaskSettings,
+    read_settings,
+)
+from taskvec.integrations.train.task import train_task
+from tests.checkpoints import WORDS, tiny_checkpoint
+
+# PEFT 0.21 asks transformers for a property that is being renamed.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
+    pytest.mark.timeout(300),
+]
+Write = Callable[[list[dict[str, Any]]], Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def rows_to_file(rows: list[dict[str, Any]]) -> Path:
+        path = tmp_path / f"rows-{len(list(tmp_path.iterdir()))}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return path
+
+    return rows_to_file
+
+
+def pairs() -> list[dict[str, str]]:
+    """Thirty questions and answers that share the one word that matters among four."""
+    order = random.Random(0)  # noqa: S311
+    rows = []
+    for word in WORDS[:30]:
+        texts = [[word, *order.sample(WORDS[30:], 3)] for _ in range(2)]
+        query, passage = (" ".join(order.sample(words, 4)) for words in texts)
+        rows.append({"query": query, "passage": passage})
+    return rows
+
+
+# A tiny model learns in a few steps what a tiny rate would not teach it.
+QUICK: dict[str, Any] = {"learning_rate": 1e-2, "embedding_learning_rate": 3e-2, "save_steps": 1000}
+
+
+def task_settings(checkpoint: Path, data: Path, out: Path, **more: Any) -> TaskSettings:
+    given = {
+        "name": "legal",
+        "model": str(checkpoint),
+        "data": (data,),
+        "out": out,
+        "batch_size": 8,
+        "steps": 6,
+        "save_steps": 2,
+        "log_steps": 1,
+        "device": "cpu",
+    }
+    return read_settings(TaskSettings, None, given | more)
+
+
+def losses(folder: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (folder / "loss.jsonl").read_text().splitlines()]
+
+
+def right_first(
+    encoder: Encoder, rows: list[dict[str, str]], tasks: tuple[str, str] | None = None
+) -> float:
+    query, passage = tasks or (None, None)
+    queries = encoder.encode([row["query"] for row in rows], task=query)
+    passages = encoder.encode([row["passage"] for row in rows], task=passage)
+    return float(((queries @ passages.T).argmax(1) == np.arange(len(rows))).mean())
+
+
+def test_two_loras_learn_pairs_and_are_served_beside_the_models_own(
+    checkpoint: Path, write: Write, tmp_path: Path
+) -> None:
+    rows = pairs()
+    settings = task_settings(
+        checkpoint,
+        write(rows),
+        tmp_path / "out",
+        passage_name="legal.passage",
+        prompt="Find: ",
+        steps=60,
+        batch_size=24,
+        **QUICK,
+    )
+    folders = train_task(settings)
+    with Encoder.load(checkpoint, dtype="float32") as encoder:
+        before = right_first(encoder, rows)
+        encoder.add_task("legal", folders["legal"], prompt="Find: ")
+        encoder.add_task("legal.passage", folders["legal.passage"])
+        after = right_first(encoder, rows, ("legal", "legal.passage"))
+        texts = ["open file", "json value", "thread lock"]
+        mixed = encoder.encode(texts, task=["legal", "separation", "legal.passage"])
+        for index, task in enumerate(["legal", "separation", "legal.passage"]):
+            np.testing.assert_allclose(
+                mixed[index], encoder.encode(texts[index], task=task), atol=1e-5
+            )
+        assert after > before + 0.2
+        swapped = encoder.encode(texts[0], task="legal.passage")
+        assert not np.allclose(mixed[0], swapped, atol=1e-2)
+
+
+def test_scores_order_the_cosines_of_pairs(checkpoint: Path, write: Write, tmp_path: Path) -> None:
+    order = random.Random(0)  # noqa: S311
+    matter, noise = WORDS[:20], WORDS[20:]
+    rows: list[dict[str, Any]] = []
+    for _ in range(96):
+        left, right = order.sample(matter, 2), order.sample(matter, 2)
+        shared, distraction = order.randrange(3), order.sample(noise, 3)
+        right = left[:shared] + right[shared:]
+        others = distraction if order.random() < 0.5 else order.sample(noise, 3)
+        text1, text2 = " ".join([*left, *distraction]), " ".join([*right, *others])
+        rows.append({"sentence1": text1, "sentence2": text2, "score": shared / 2})
+    settings = task_settings(
+        checkpoint, write(rows), tmp_path / "out", steps=60, batch_size=24, **QUICK
+    )
+    folder = train_task(settings)["legal"]
+
+    def agreement(encoder: Encoder, task: str | None) -> float:
+        left = encoder.encode([row["sentence1"] for row in rows], task=task)
+        right = encoder.encode([row["sentence2"] for row in rows], task=task)
+        return float(np.corrcoef((left * right).sum(1), [row["score"] for row in rows])[0, 1])
+
+    with Encoder.load(checkpoint, dtype="float32") as encoder:
+        encoder.add_task("legal", folder)
+        assert agreement(encoder, "legal") > agreement(encoder, None) + 0.1
+
+
+def test_labels_gather_texts_of_a_class(checkpoint: Path, write: Write, tmp_path: Path) -> None:
+    order = random.Random(0)  # noqa: S311
+    groups = [WORDS[i::3] for i in range(3)]
+    rows = [
+        {"text": " ".join(order.sample(groups[i % 3], 4)), "class": f"class {i % 3}"}
+        for i in range(90)
+    ]
+    settings = task_settings(
+        checkpoint, write(rows), tmp_path / "out", steps=60, batch_size=24, **QUICK
+    )
+    folder = train_task(settings)["legal"]
+    same = np.equal.outer(np.arange(90) % 3, np.arange(90) % 3)
+
+    def margin(encoder: Encoder, task: str | None) -> float:
+        vectors = encoder.encode([row["text"] for row in rows], task=task)
+        cosines = vectors @ vectors.T
+        return float(cosines[same].mean() - cosines[~same].mean())
+
+    with Encoder.load(checkpoint, dtype="float32") as encoder:
+        encoder.add_task("legal", folder)
+        assert margin(encoder, "legal") > margin(encoder, None) + 0.1
+
+
+def test_a_lora_may_start_from_one_of_the_models(
+    checkpoint: Path, write: Write, tmp_path: Path
+) -> None:
+    settings = task_settings(
+        checkpoint,
+        write(pairs()),
+        tmp_path / "out",
+        start="separation",
+        steps=1,
+        learning_rate=1e-9,
+        embedding_learning_rate=1e-9,
+    )
+    folder = train_task(settings)["legal"]
+    with Encoder.load(checkpoint, dtype="float32") as encoder:
+        encoder.add_task("legal", folder)
+        texts = ["open file", "json value"]
+        started = encoder.encode(texts, task="legal")
+        np.testing.assert_allclose(started, encoder.encode(texts, task="separation"), atol=1e-5)
+    again = task_settings(checkpoint, settings.data[0], tmp_path / "none", start="translation")
+    with pytest.raises(TaskError, match="no task 'translation'"):
+        train_task(again)
+
+
+def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(
+    checkpoint: Path, write: Write, tmp_path: Path
+) -> None:
+    data = write(pairs())
+    whole = train_task(task_settings(checkpoint, data, tmp_path / "whole", steps=30))["legal"]
+    out = tmp_path / "killed"
+    command = [sys.executable, "-m", "taskvec.integrations.cli", "train", "task"]
+    command += [
+        "--name",
+        "legal",
+        "--from",
+        str(checkpoint),
+        "--data",
+        str(data),
+        "--out",
+        str(out),
+    ]
+    command += ["--steps", "30", "--set", "batch_size=8", "--set", "save_steps=2"]
+    command += ["--set", "log_steps=1", "--set", 'device="cpu"']
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 120
+        while not list(out.glob("run/checkpoint-*")) and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGKILL)
+    assert not (out / "legal").exists()
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert f"encoder.add_task('legal', '{out / 'legal'}', prompt='')" in ended.stdout
+    resumed = load_file(out / "legal" / "adapter_model.safetensors")
+    for name, value in load_file(whole / "adapter_model.safetensors").items():
+        torch.testing.assert_close(resumed[name], value, atol=1e-5, rtol=1e-4)
+    assert len(losses(out / "run")) == 30
+    assert (out / "run" / "loss.svg").read_text().startswith("<?xml")
+
+
+def test_a_checkpoint_cut_short_is_passed_over(tmp_path: Path) -> None:
+    settings = task_settings(tmp_path, tmp_path / "data.jsonl", tmp_path / "out")
+    run = runs.Run(settings)
+    for steps, state in ((2, "{}"), (10, '{"epo'), (12, None)):
+        folder = run.folder / f"checkpoint-{steps}"
+        folder.mkdir(parents=True)
+        if state is not None:
+            (folder / "trainer_state.json").write_text(state)
+    assert run.last_checkpoint() == str(run.folder / "checkpoint-2")
+
+
+def test_a_finished_run_is_not_trained_again_and_another_is_refused(
+    checkpoint: Path, write: Write, tmp_path: Path
+) -> None:
+    data = write(pairs())
+    settings = task_settings(checkpoint, data, tmp_path / "out", steps=2)
+    folder = train_task(settings)["legal"]
+    written = (folder / "adapter_model.safetensors").stat().st_mtime_ns
+    train_task(settings)
+    assert (folder / "adapter_model.safetensors").stat().st_mtime_ns == written
+    with pytest.raises(InputError, match="another learning_rate, seed"):
+        train_task(
+            task_settings(checkpoint, data, tmp_path / "out", steps=2, seed=3, learning_rate=1)
+        )
+    with pytest.raises(InputError, match="is not empty"):
+        train_task(task_settings(checkpoint, data, tmp_path))
+
+
+def test_pairs_train_all_weights_with_mined_negatives_and_teachers(
+    checkpoint: Path, write: Write, tmp_path: Path
+) -> None:
+    rows = pairs()
+    teacher = tmp_path / "teacher"
+    with Encoder.load(tiny_checkpoint(tmp_path / "other", "hf", seed=5)) as encoder:
+        encoder.save(teacher, layout="hf")
+    given: dict[str, Any] = {
+        "model": str(checkpoint),
+        "data": (write(rows),),
+        "out": tmp_path / "out",
+        "steps": 60,
+        "batch_size": 8,
+        "learning_rate": 5e-3,
+        "mine": 1,
+        "teachers": (str(teacher), str(teacher)),
+        "teacher_weight": 0.1,
+        "log_steps": 1,
+        "device": "cpu",
+    }
+    told = run_stage("pairs", None, given)
+    assert told == f"Encoder.load('{tmp_path / 'out' / 'model'}')"
+    with Encoder.load(checkpoint, dtype="float32") as encoder:
+        before = right_first(encoder, rows)
+    with Encoder.load(tmp_path / "out" / "model", dtype="float32") as encoder:
+        assert encoder.tasks == ()
+        assert encoder.dims == (8, 16, 32)
+        assert right_first(encoder, rows) > before + 0.2
+
+
+def test_pretraining_learns_to_fill_gaps_on_short_and_then_on_long_rows(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    start = tmp_path / "start"
+    with Encoder.load(checkpoint, dtype="float32") as encoder:
+        encoder.save(start, layout="hf")
+    path = start / "tokenizer.json"
+    # A piece that no text here holds becomes the mask.
+    path.write_text(path.read_text().replace('"ż"', '"<mask>"'))
+    (tmp_path / "texts.csv").write_text(
+        "text\n" + "\n".join(" ".join(WORDS[:20]) for _ in range(60))
+    )
+    config = tmp_path / "stage.toml"
+    config.write_text(
+        f'model = "{start}"\ndata = "texts.csv"\nout = "out"\nlearning_rate = 1e-2\nlog_steps = 1\n'
+        'token_budget = 128\nrope_base = 10000.0\ndevice = "cpu"\n'
+        "[[phases]]\nmax_tokens = 12\nsteps = 30\n[[phases]]\nmax_tokens = 64\nsteps = 3\n"
+    )
+    run_stage("pretrain", config, {})
+    short = losses(tmp_path / "out" / "run" / "phase-1")
+    assert np.mean(short[-5:]) < 0.6 * np.mean(short[:5])
+    assert len(losses(tmp_path / "out" / "run" / "phase-2")) == 3
+    with Encoder.load(tmp_path / "out" / "model", dtype="float32") as encoder:
+        assert encoder.encode("open file").shape == (32,)
+    written = json.loads((tmp_path / "out" / "model" / "config.json").read_text())
+    # Trained at one base, served at the start's.
+    assert written["rope_parameters"]["rope_theta"] == 20_000.0
+
+
+def test_pretraining_needs_a_mask_token(checkpoint: Path, write: Write, tmp_path: Path) -> None:
+    given = {"model": str(checkpoint), "data": (write([{"text": "a b"}]),), "out": tmp_path / "out"}
+    with pytest.raises(InputError, match="no mask token"):
+        run_stage("pretrain", None, given)
+
+
+@pytest.mark.parametrize(
+    ("rows", "more", "message"),
+    [
+        ([{"foo": "a"}], {}, "the data has columns foo; needed: anchor, positive or text1"),
+        ([{"query": "a", "passage": "b"}, {"query": "c", "passage": " "}], {}, "row 2: 'positive'"),
+        ([{"text": "a", "label": "b"}], {"passage_name": "other"}, "only pairs have two sides"),
+        ([], {}, "can not be read|holds no row"),
+    ],
+)
+def test_data_that_does_not_fit_is_refused_by_name(
+    rows: list[dict[str, Any]], more: dict[str, Any], message: str, write: Write, tmp_path: Path
+) -> None:
+    checkpoint = tmp_path / "never read"
+    with pytest.raises(InputError, match=message):
+        train_task(task_settings(checkpoint, write(rows), tmp_path / "out", **more))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "message"),
+    [
+        (TaskSettings, 'name = "a"\nout = "o"\ndata = "d"\nlearn = 1', "learn: Extra inputs"),
+        (TaskSettings, 'name = "a b"\nout = "o"\ndata = "d"', "name: String should match"),
+        (TaskSettings, 'name = "a"\nout = "o"\ndata = "d"\npassage_name = "a"', "name of its own"),
+        (PairsSettings, 'out = "o"\ndata = "d"\nsteps = 0', "steps: Input should be greater"),
+        (PairsSettings, 'out = "o"', "data: Field required"),
+        (PretrainSettings, 'out = "o"\ndata = "d"\nmask = 1.5', "mask: Input should be less"),
+        (PretrainSettings, "out = ", "is no TOML file"),
+    ],
+)
+def test_settings_that_a_stage_does_not_know_are_refused_by_name(
+    kind: Any, text: str, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "stage.toml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_settings(kind, path, {})
+
+
+def test_paths_in_a_file_are_of_its_folder_and_the_command_line_wins(tmp_path: Path) -> None:
+    path = tmp_path / "stage.toml"
+    path.write_text('name = "a"\nout = "o"\ndata = ["d.csv", "e.csv"]\nseed = 1')
+    settings = read_settings(TaskSettings, path, {"seed": 2})
+    assert settings.out == tmp_path / "o"
+    assert settings.data == (tmp_path / "d.csv", tmp_path / "e.csv")
+    assert settings.seed == 2
+
+
+def test_rows_that_fill_no_batch_are_an_error(
+    checkpoint: Path, write: Write, tmp_path: Path
+) -> None:
+    data = write([{"query": "open file", "passage": "close file"}] * 6)
+    settings = task_settings(checkpoint, data, tmp_path / "out")
+    with pytest.raises(InputError, match="fill no batch of 8 without repeats"):
+        train_task(settings)
+    assert not (tmp_path / "out" / "legal").exists()
+
+
+def test_two_processes_train_one_lora(checkpoint: Path, write: Write, tmp_path: Path) -> None:
+    data, out = write(pairs()), tmp_path / "out"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += ["-m", "taskvec.integrations.cli", "train", "task", "--name", "legal"]
+    command += ["--from", str(checkpoint), "--data", str(data), "--out", str(out), "--steps", "6"]
+    command += ["--set", "batch_size=4", "--set", 'device="cpu"', "--set", 'passage_name="passage"']
+    subprocess.run(command, check=True, capture_output=True, timeout=200)
+    with Encoder.load(checkpoint, dtype="float32") as encoder:
+        for name in ("legal", "passage"):
+            encoder.add_task(name, out / name)
+            # An untrained LoRA changes nothing.
+            assert not np.allclose(
+                encoder.encode("open file", task=name), encoder.encode("open file")
+            )
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--set", "batch_size: 3"], "--set 'batch_size: 3' is no KEY=VALUE"),
+        (["--set", "batch=3"], "batch: Extra inputs are not permitted"),
+        (["--config", "none.toml"], "none.toml: no such file or directory"),
+        (["--steps", "0"], "'0' is not a whole number"),
+    ],
+)
+def test_a_command_that_cannot_run_says_why_in_one_line(
+    more: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "rows.csv").write_text("query,passage\na,b\n")
+    data, out = str(tmp_path / "rows.csv"), str(tmp_path / "out")
+    command = ["train", "task", "--name", "legal", "--data", data, "--out", out]
+    assert main([*command, *more]) == 2
+    told = capsys.readouterr().err
+    assert message in told
+    assert told.count("\n") == 1
+    assert not (tmp_path / "out").exists()

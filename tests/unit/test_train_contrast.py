@@ -1,0 +1,109 @@
+"""The two losses of our own, against what their formulas say pair by pair."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from taskvec.integrations.train.contrast import ClassContrast, TaughtContrast
+
+TEMPERATURE = 0.1
+
+
+class Table(nn.Module):
+    """A model whose vectors are given: features name the rows."""
+
+    def __init__(self, vectors: Tensor) -> None:
+        super().__init__()
+        self.vectors = nn.Parameter(vectors)
+
+    def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"sentence_embedding": self.vectors[features["rows"]]}
+
+
+def columns(*rows: list[int]) -> list[dict[str, Tensor]]:
+    return [{"rows": torch.tensor(part)} for part in rows]
+
+
+def cosine(left: Tensor, right: Tensor) -> float:
+    return float(functional.cosine_similarity(left, right, dim=0))
+
+
+@pytest.fixture
+def vectors() -> Tensor:
+    return torch.randn(9, 6, generator=torch.Generator().manual_seed(0))
+
+
+def test_a_teacher_of_the_same_opinion_adds_nothing_to_the_contrast(vectors: Tensor) -> None:
+    model = Table(vectors)
+    loss = TaughtContrast(model, temperature=TEMPERATURE, weight=5.0)
+    units = functional.normalize(vectors, dim=-1)
+    labels = torch.cat([units[0:3], units[3:6], units[6:9]], 1)
+    value = loss(columns([0, 1, 2], [3, 4, 5], [6, 7, 8]), labels)
+    wanted = 0.0
+    for query in range(3):
+        scores = [cosine(vectors[query], vectors[other]) / TEMPERATURE for other in range(3, 9)]
+        wanted -= math.log(math.exp(scores[query]) / sum(map(math.exp, scores))) / 3
+    assert value.item() == pytest.approx(wanted, rel=1e-4)
+
+
+def test_a_teacher_of_another_opinion_costs_its_divergence(vectors: Tensor) -> None:
+    model = Table(vectors)
+    other = functional.normalize(
+        torch.randn(6, 4, generator=torch.Generator().manual_seed(1)), dim=-1
+    )
+    labels = torch.cat([other[:3], other[3:]], 1)
+    batch = columns([0, 1, 2], [3, 4, 5])
+    weightless = TaughtContrast(model, temperature=TEMPERATURE, weight=0.0)(batch, labels)
+    weighty = TaughtContrast(model, temperature=TEMPERATURE, weight=2.0)(batch, labels)
+    divergence = 0.0
+    for query in range(3):
+        ours = (
+            torch.tensor([cosine(vectors[query], vectors[3 + i]) for i in range(3)]) / TEMPERATURE
+        )
+        theirs = torch.tensor([cosine(other[query], other[3 + i]) for i in range(3)]) / TEMPERATURE
+        p, q = theirs.softmax(0), ours.softmax(0)
+        divergence += float((p * (p / q).log()).sum()) / 3
+    assert (weighty - weightless).item() == pytest.approx(2 * divergence, rel=1e-3)
+
+
+def test_what_the_teacher_calls_the_same_passage_is_no_negative(vectors: Tensor) -> None:
+    teacher = functional.normalize(torch.eye(6)[[0, 1, 2, 3, 3, 5]], dim=-1)
+    labels = torch.cat([teacher[:3], teacher[3:]], 1)
+    model = Table(vectors)
+    loss = TaughtContrast(model, temperature=TEMPERATURE, weight=0.0)
+    value = loss(columns([0, 1, 2], [3, 4, 5]), labels)
+    wanted = 0.0
+    # Passages 3 and 4 are one to the teacher: neither is a negative of the other's query.
+    for query, passages in ((0, [3, 5]), (1, [4, 5]), (2, [3, 4, 5])):
+        scores = {p: cosine(vectors[query], vectors[p]) / TEMPERATURE for p in passages}
+        wanted -= math.log(math.exp(scores[3 + query]) / sum(map(math.exp, scores.values()))) / 3
+    assert value.item() == pytest.approx(wanted, rel=1e-4)
+
+
+def test_classmates_are_contrasted_with_everyone_else(vectors: Tensor) -> None:
+    labels = torch.tensor([0, 0, 0, 1, 1, 2])
+    model = Table(vectors)
+    loss = ClassContrast(model, temperature=TEMPERATURE)
+    value = loss(columns(list(range(6))), labels)
+    terms = []
+    for i in range(5):  # the sixth is alone in its class
+        scores = {j: cosine(vectors[i], vectors[j]) / TEMPERATURE for j in range(6) if j != i}
+        total = sum(map(math.exp, scores.values()))
+        mates = [j for j in scores if labels[j] == labels[i]]
+        terms.append(-sum(math.log(math.exp(scores[j]) / total) for j in mates) / len(mates))
+    assert value.item() == pytest.approx(sum(terms) / 5, rel=1e-4)
+    value.backward()
+    assert model.vectors.grad is not None
+    assert torch.isfinite(model.vectors.grad).all()
+
+
+def test_a_batch_without_classmates_moves_nothing(vectors: Tensor) -> None:
+    model = Table(vectors)
+    value = ClassContrast(model, temperature=TEMPERATURE)(columns([0, 1, 2]), torch.arange(3))
+    value.backward()
+    assert value.item() == 0
+    assert model.vectors.grad is not None
+    assert model.vectors.grad.abs().sum() == 0
