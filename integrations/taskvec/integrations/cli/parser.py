@@ -73,7 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
     version = f"taskvec {importlib.metadata.version('taskvec')}"
     parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
-    for add in (_add_demo, _add_encode, _add_index, _add_search, _add_train, _add_info):
+    for add in (_add_demo, _add_encode, _add_index, _add_search, _add_train, _add_bench, _add_info):
         add(commands)
     return parser
 
@@ -169,6 +169,32 @@ def _add_train(commands: "argparse._SubParsersAction[Parser]") -> None:
         if name == "task":
             stage.add_argument("--name", help="the task's name")
             stage.add_argument("--prompt", help="text put before every text of the task")
+
+
+def _add_bench(commands: "argparse._SubParsersAction[Parser]") -> None:
+    parser = _command(commands, "bench", "measure a model")
+    kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
+    quality = _command(
+        kinds,
+        "quality",
+        "how well models find things, beside peers and BM25",
+        "Without --data, on collections that need no download. A folder in BEIR's format holds "
+        "corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv, or TREC's qrels.",
+    )
+    quality.add_argument("--model", action="append", help=f"{MODEL_HELP}; may be given again")
+    quality.add_argument("--data", metavar="FOLDER", nargs="+", default=[], help="collections")
+    quality.add_argument("--split", default="test", help="of the judgements (default: %(default)s)")
+    quality.add_argument(
+        "--dims", type=_positive, nargs="+", default=[], help="Matryoshka dims (default: all)"
+    )
+    quality.add_argument(
+        "--all-tasks", action="store_true", help="also each task on both sides of the search"
+    )
+    quality.add_argument(
+        "--peer", action="append", default=[], help="a sentence-transformers model beside them"
+    )
+    quality.add_argument("--bm25", action="store_true", help="BM25 over English words beside them")
+    quality.add_argument("--out", metavar="FOLDER", help="write quality.md, .json and .svg here")
 
 
 def _add_demo(commands: "argparse._SubParsersAction[Parser]") -> None:

@@ -103,7 +103,7 @@ class TaskSettings(Stage):
     passage_prompt: str = ""
     start: str | None = None
     passage_start: str | None = None
-    learning_rate: Rate = 4e-3
+    learning_rate: Rate = 1e-3
     embedding_learning_rate: Rate = 2e-4
     temperature: Rate = 0.05
     rank: Positive = 4

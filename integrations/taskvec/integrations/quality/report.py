@@ -1,0 +1,72 @@
+"""What was measured, as a Markdown table, as JSON, and as a plot of quality against dim."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from matplotlib.figure import Figure
+
+from taskvec.integrations.quality.measures import Measures
+
+FLOAT_BYTES = 4
+
+
+class Line(NamedTuple):
+    """One ranker at one dim on one collection."""
+
+    collection: str
+    ranker: str
+    dim: int
+    measures: Measures
+
+
+def markdown(lines: Sequence[Line]) -> str:
+    """One table a collection."""
+    parts = []
+    for collection in dict.fromkeys(line.collection for line in lines):
+        rows = [line for line in lines if line.collection == collection]
+        parts += [
+            f"## {collection}",
+            "",
+            "| ranker | dim | bytes | nDCG@10 | recall@10 | recall@100 | MRR | MAP |",
+            "|---|---|---|---|---|---|---|---|",
+            *(_row(line) for line in rows),
+            "",
+        ]
+    return "\n".join(parts)
+
+
+def _row(line: Line) -> str:
+    size = [str(line.dim), str(FLOAT_BYTES * line.dim)] if line.dim else ["", ""]
+    figures = [f"{value:.3f}" for value in line.measures]
+    return f"| {' | '.join([line.ranker, *size, *figures])} |"
+
+
+def write(lines: Sequence[Line], folder: Path) -> None:
+    """Write `quality.md`, `quality.json`, and a plot where a ranker has several dims."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "quality.md").write_text(markdown(lines) + "\n", encoding="utf-8")
+    entries = [line._replace(measures=line.measures._asdict())._asdict() for line in lines]  # type: ignore[arg-type]
+    (folder / "quality.json").write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
+    curves = {
+        key: [line for line in lines if (line.collection, line.ranker) == key]
+        for key in dict.fromkeys((line.collection, line.ranker) for line in lines)
+    }
+    several = {key: rows for key, rows in curves.items() if len(rows) > 1}
+    if several:
+        _plot(several, folder / "quality.svg")
+
+
+def _plot(curves: dict[tuple[str, str], list[Line]], path: Path) -> None:
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot()
+    for (collection, ranker), rows in curves.items():
+        points = sorted((line.dim, line.measures.ndcg_10) for line in rows)
+        axes.plot(*zip(*points, strict=True), marker="o", label=f"{ranker}, {collection}")
+    axes.set_xscale("log", base=2)
+    ticks = sorted({line.dim for rows in curves.values() for line in rows})
+    axes.set_xticks(ticks, [f"{dim}\n{FLOAT_BYTES * dim} B" for dim in ticks])
+    axes.set(xlabel="dim, and bytes of a float32 vector", ylabel="nDCG@10")
+    axes.legend()
+    figure.savefig(path)
