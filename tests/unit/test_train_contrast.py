@@ -83,19 +83,28 @@ def test_what_the_teacher_calls_the_same_passage_is_no_negative(vectors: Tensor)
     assert value.item() == pytest.approx(wanted, rel=1e-4)
 
 
-def test_classmates_are_contrasted_with_everyone_else(vectors: Tensor) -> None:
+def test_a_text_and_its_classmate_are_contrasted_with_other_classes(vectors: Tensor) -> None:
     labels = torch.tensor([0, 0, 0, 1, 1, 2])
     model = Table(vectors)
-    loss = ClassContrast(model, temperature=TEMPERATURE)
-    value = loss(columns(list(range(6))), labels)
+    value = ClassContrast(model, temperature=TEMPERATURE)(columns(list(range(6))), labels)
     terms = []
-    for i in range(5):  # the sixth is alone in its class
-        scores = {j: cosine(vectors[i], vectors[j]) / TEMPERATURE for j in range(6) if j != i}
-        total = sum(map(math.exp, scores.values()))
-        mates = [j for j in scores if labels[j] == labels[i]]
-        terms.append(-sum(math.log(math.exp(scores[j]) / total) for j in mates) / len(mates))
-    assert value.item() == pytest.approx(sum(terms) / 5, rel=1e-4)
+    for i in range(6):
+        scores = [math.exp(cosine(vectors[i], vectors[j]) / TEMPERATURE) for j in range(6)]
+        others = sum(scores[j] for j in range(6) if labels[j] != labels[i])
+        mates = [j for j in range(6) if labels[j] == labels[i] and j != i]
+        terms += [-math.log(scores[j] / (scores[j] + others)) for j in mates]
+    assert len(terms) == 6 + 2
+    assert value.item() == pytest.approx(sum(terms) / len(terms), rel=1e-4)
     value.backward()
+    assert model.vectors.grad is not None
+    assert torch.isfinite(model.vectors.grad).all()
+
+
+def test_one_class_alone_has_nothing_to_be_told_from(vectors: Tensor) -> None:
+    model = Table(vectors)
+    value = ClassContrast(model, temperature=TEMPERATURE)(columns([0, 1, 2]), torch.zeros(3))
+    value.backward()
+    assert value.item() == 0
     assert model.vectors.grad is not None
     assert torch.isfinite(model.vectors.grad).all()
 

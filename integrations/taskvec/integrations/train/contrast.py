@@ -9,6 +9,8 @@ from torch.nn import functional
 
 # Above this cosine between two passages, the teachers call one a right answer to both queries.
 FALSE_NEGATIVE = 0.95
+# A score that counts for nothing, and unlike an infinite one has a gradient where all are such.
+NEVER = -1e4
 
 
 class TaughtContrast(nn.Module):
@@ -35,16 +37,16 @@ class TaughtContrast(nn.Module):
         own = torch.arange(len(scores), device=scores.device)
         alike = _cosines(wanted[1], theirs) > FALSE_NEGATIVE
         alike[own, own] = False
-        contrast = functional.cross_entropy(scores.masked_fill(alike, float("-inf")), own)
+        contrast = functional.cross_entropy(scores.masked_fill(alike, NEVER), own)
         taught = functional.kl_div(scores.log_softmax(-1), ranking, reduction="batchmean")
         return contrast + self.weight * taught
 
 
 class ClassContrast(nn.Module):
-    """Contrast of every text's classmates with all other texts of the batch, both ways of a pair.
+    """Triplets by contrast: a text and a classmate against all texts of other classes, both ways.
 
-    One column of texts; the labels, (B,) int64, are their classes. A text that is alone in its
-    class is only a negative. Source: arXiv:2004.11362, equation 2.
+    One column of texts; the labels, (B,) int64, are their classes. Other classmates are no
+    negatives. Source: arXiv:2409.10173, section 4.3.
     """
 
     def __init__(self, model: SentenceTransformer, *, temperature: float) -> None:
@@ -53,18 +55,16 @@ class ClassContrast(nn.Module):
         self.temperature = temperature
 
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor) -> Tensor:
-        """A scalar. sentence_features: one column of B rows."""
+        """A scalar, 0 where no two texts share a class. sentence_features: one column of B rows."""
         (features,) = sentence_features
         vectors = self.model(features)["sentence_embedding"]
-        itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
         scores = _cosines(vectors, vectors) / self.temperature
-        chance = scores.masked_fill(itself, float("-inf")).log_softmax(-1).masked_fill(itself, 0.0)
-        mates = (labels[:, None] == labels[None, :]) & ~itself
-        paired = mates.any(-1)
-        if not paired.any():
-            return chance.sum() * 0.0
-        each = (chance * mates).sum(-1)[paired] / mates.sum(-1)[paired]
-        return -each.mean()
+        mates = labels[:, None] == labels[None, :]
+        others = scores.masked_fill(mates, NEVER).logsumexp(-1, keepdim=True)
+        mates = mates & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+        # softplus(b - a) is -log of exp(a) / (exp(a) + exp(b)).
+        each = functional.softplus(others - scores)
+        return (each * mates).sum() / mates.sum().clamp(min=1)
 
 
 def _cosines(left: Tensor, right: Tensor) -> Tensor:
