@@ -1,4 +1,4 @@
-"""Train a task of your own on the CPU in two minutes, and serve it beside the model's tasks at once.
+"""Train a task of your own on the CPU in minutes, and serve it beside the model's tasks at once.
 
 The task: to tell whether a docstring describes a module, a class, a function or a method. The
 model's own tasks see what a text is about; this one must see what kind of thing it is about.

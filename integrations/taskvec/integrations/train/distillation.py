@@ -108,14 +108,14 @@ def hidden_loss(ours: Tensor, theirs: Tensor, mask: Tensor) -> Tensor:
 def similarity_loss(ours: Tensor, theirs: Tensor, dims: Sequence[int]) -> Tensor:
     """Squared error of the batch's cosine matrices, over the Matryoshka prefixes of ours.
 
-    (B, D) each; the full dim weighs 3, a prefix 1/2.
+    (B, D) each; the full dim weighs 3, a prefix 1.
     """
     wanted = functional.normalize(theirs, dim=-1)
     wanted = wanted @ wanted.T
     total = ours.new_zeros(())
     for dim in dims:
         prefix = functional.normalize(ours[:, :dim], dim=-1)
-        weight = 3.0 if dim == ours.shape[-1] else 0.5
+        weight = 3.0 if dim == ours.shape[-1] else 1.0
         total = total + weight * functional.mse_loss(prefix @ prefix.T, wanted)
     return total
 

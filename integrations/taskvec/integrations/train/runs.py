@@ -120,11 +120,14 @@ class Run:
 
     def last_checkpoint(self, part: str = "") -> str | None:
         """The latest checkpoint that is whole: a kill may have cut one short."""
-        found = sorted(
-            (self.folder / part).glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1])
-        )
-        whole = [path for path in found if _whole(path)]
-        return str(whole[-1]) if whole else None
+        return last_checkpoint(self.folder / part)
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """The latest whole checkpoint of a trainer's folder."""
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    whole = [path for path in found if _whole(path)]
+    return str(whole[-1]) if whole else None
 
 
 def _whole(checkpoint: Path) -> bool:

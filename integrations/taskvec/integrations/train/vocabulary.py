@@ -79,7 +79,7 @@ def count_pieces(tokenizer: Tokenizer, texts: Iterable[str]) -> Counter[int]:
 
 def choose(
     pieces: Sequence[Piece],
-    counts: Mapping[str, Counter[int]],
+    counts: Mapping[str, Mapping[int, float]],
     shares: Mapping[str, float],
     size: int,
 ) -> list[int]:
