@@ -6,7 +6,7 @@ from pathlib import Path
 
 from taskvec.core.errors import MissingExtraError
 from taskvec.integrations.quality.collections import Collection
-from taskvec.integrations.train.corpus import docstring_pairs
+from taskvec.integrations.train.texts.docstrings import docstring_pairs
 
 
 def docstrings() -> Collection:

@@ -9,9 +9,9 @@ from string import Template
 
 from taskvec.core import Encoder
 from taskvec.integrations.train import evaluate
-from taskvec.integrations.train.corpus import docstring_pairs
 from taskvec.integrations.train.export import megabytes
 from taskvec.integrations.train.stages import PROBE_DIMS, Figures
+from taskvec.integrations.train.texts.docstrings import docstring_pairs
 
 CARD_MEGABYTES = 0.006
 

@@ -18,9 +18,9 @@ from tokenizers import Tokenizer
 
 from taskvec.core import Encoder
 from taskvec.core.errors import MissingExtraError
-from taskvec.integrations.train.corpus import Docstring, docstring_pairs
 from taskvec.integrations.train.loras import pooled
 from taskvec.integrations.train.student import TEACHER_MAX_TOKENS, load_teacher, teacher_folder
+from taskvec.integrations.train.texts.docstrings import Docstring, docstring_pairs
 
 try:
     import bm25s  # type: ignore[import-untyped]

@@ -6,7 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from taskvec.integrations.train import corpus
+from taskvec.integrations.train.texts.archive import Archive
+from taskvec.integrations.train.texts.descriptions import Description, descriptions
+from taskvec.integrations.train.texts.docstrings import (
+    MIN_FIRST_CHARS,
+    MIN_REST_CHARS,
+    Docstring,
+    docstrings,
+    first_sentence,
+)
+from taskvec.integrations.train.texts.wordnet import Gloss, glosses
 
 GLOSSES = 30_000
 DOCSTRING_REPEATS = 3
@@ -34,15 +43,15 @@ class Labelled(NamedTuple):
 class Sources(NamedTuple):
     """All training text, read once; docstrings of the train split alone."""
 
-    docstrings: list[corpus.Docstring]
-    packages: list[corpus.Package]
-    glosses: list[corpus.Gloss]
+    docstrings: list[Docstring]
+    packages: list[Description]
+    glosses: list[Gloss]
 
 
 def read_sources(folder: Path) -> Sources:
     """Read the training text, fetching with apt what `folder` lacks."""
-    corpus.fetch(folder)
-    return Sources(corpus.docstrings("train"), corpus.packages(folder), corpus.glosses(folder))
+    archive = Archive(folder)
+    return Sources(docstrings("train"), descriptions(archive, "en"), glosses(archive))
 
 
 def distil_texts(sources: Sources, seed: int) -> list[str]:
@@ -60,7 +69,7 @@ def distil_texts(sources: Sources, seed: int) -> list[str]:
     return texts + _long_texts(sources.packages, order)
 
 
-def _long_texts(packages: Sequence[corpus.Package], order: random.Random) -> list[str]:
+def _long_texts(packages: Sequence[Description], order: random.Random) -> list[str]:
     texts = []
     for _ in range(LONG_TEXTS if packages else 0):
         start, parts = order.randrange(len(packages)), [""]
@@ -79,15 +88,15 @@ def retrieval_pairs(sources: Sources, seed: int) -> dict[str, list[Pair]]:
     """
     order = random.Random(seed)  # noqa: S311
     packages = sorted(sources.packages, key=lambda package: (package.section, order.random()))
-    cut = [corpus.first_sentence(package.text) for package in packages]
+    cut = [first_sentence(package.text) for package in packages]
     return {
         "docstrings": [
             Pair(doc.first, doc.rest)
             for doc in sources.docstrings
-            if len(doc.first) >= corpus.MIN_FIRST_CHARS and len(doc.rest) >= corpus.MIN_REST_CHARS
+            if len(doc.first) >= MIN_FIRST_CHARS and len(doc.rest) >= MIN_REST_CHARS
         ],
         "titles": [Pair(package.title, package.text) for package in packages],
-        "sentences": [Pair(*parts) for parts in cut if len(parts[1]) >= corpus.MIN_REST_CHARS],
+        "sentences": [Pair(*parts) for parts in cut if len(parts[1]) >= MIN_REST_CHARS],
         "glosses": [Pair(gloss.words, gloss.text) for gloss in sources.glosses],
     }
 

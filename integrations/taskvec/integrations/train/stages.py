@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from taskvec.integrations.train import probes, tasks
-from taskvec.integrations.train.corpus import Docstring
 from taskvec.integrations.train.loras import TaskEncoder
 from taskvec.integrations.train.samples import Labelled, Pair
 from taskvec.integrations.train.student import DIMS
+from taskvec.integrations.train.texts.docstrings import Docstring
 
 PROBE_DIMS = (64, DIMS[-1])
 Figures: TypeAlias = dict[str, float]

@@ -17,10 +17,11 @@ from torch import Tensor
 from transformers import BertModel, JinaEmbeddingsV3Model
 
 from taskvec.core.errors import InputError, TaskvecError
-from taskvec.integrations.train import corpus, distil, loras, samples, student
+from taskvec.integrations.train import distil, loras, samples, student
 from taskvec.integrations.train.card import write_card
 from taskvec.integrations.train.export import convert, write_body
 from taskvec.integrations.train.stages import Figures, LoraStages
+from taskvec.integrations.train.texts.docstrings import docstring_pairs
 
 SHARES = {
     "distil": 0.41,
@@ -109,7 +110,7 @@ def lora_stages(run: Run) -> LoraStages:
         pairs=samples.retrieval_pairs(run.sources, run.seed),
         labelled=labelled,
         held_out=held_out,
-        dev=corpus.docstring_pairs("dev"),
+        dev=docstring_pairs("dev"),
         seed=run.seed,
     )
 
@@ -139,7 +140,7 @@ def train_loras(run: Run) -> dict[str, Figures]:
 def facts(run: Run) -> dict[str, object]:
     """What the model card says of the run's data and settings."""
     labelled, held_out = samples.labelled_texts(run.sources, run.seed)
-    dev = len(corpus.docstring_pairs("dev"))
+    dev = len(docstring_pairs("dev"))
     return {
         "train_docs": len(run.sources.docstrings),
         "packages": len(run.sources.packages),

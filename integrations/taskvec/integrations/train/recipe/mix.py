@@ -3,8 +3,7 @@
 import random
 from collections.abc import Iterable, Mapping
 
-from taskvec.integrations.train import corpus
-from taskvec.integrations.train.texts import descriptions, libreoffice, wesnoth, wordnet
+from taskvec.integrations.train.texts import descriptions, docstrings, libreoffice, wesnoth, wordnet
 from taskvec.integrations.train.texts.archive import Archive
 
 Texts = dict[str, list[str]]
@@ -59,12 +58,12 @@ def _stories(archive: Archive, language: str) -> list[str]:
 
 def _english(archive: Archive) -> Texts:
     glosses = wordnet.glosses(archive)
-    docstrings = []
-    for doc in corpus.docstrings("train"):
+    documented = []
+    for doc in docstrings.docstrings("train"):
         whole = f"{doc.first} {doc.rest}".strip()
-        docstrings += [doc.first, doc.rest, whole] if doc.rest else [whole]
+        documented += [doc.first, doc.rest, whole] if doc.rest else [whole]
     return {
-        "docstrings": docstrings,
+        "docstrings": documented,
         "glosses": [f"{gloss.words}: {gloss.text}" for gloss in glosses],
         "examples": [example for gloss in glosses for example in gloss.examples],
     }

@@ -4,28 +4,30 @@ from pathlib import Path
 
 import pytest
 
-from taskvec.integrations.train import corpus, samples
+from taskvec.integrations.train import samples
+from taskvec.integrations.train.texts import docstrings
+from taskvec.integrations.train.texts.wordnet import Gloss
 
 
 @pytest.fixture(scope="module")
-def splits() -> dict[str, list[corpus.Docstring]]:
-    return {split: corpus.docstrings(split) for split in ("train", "dev", "test")}
+def splits() -> dict[str, list[docstrings.Docstring]]:
+    return {split: docstrings.docstrings(split) for split in ("train", "dev", "test")}
 
 
-def test_splits_share_no_module(splits: dict[str, list[corpus.Docstring]]) -> None:
+def test_splits_share_no_module(splits: dict[str, list[docstrings.Docstring]]) -> None:
     modules = {split: {doc.module.split(".")[0] for doc in docs} for split, docs in splits.items()}
     assert not modules["train"] & modules["test"]
     assert not modules["dev"] & modules["test"]
 
 
-def test_splits_share_no_docstring(splits: dict[str, list[corpus.Docstring]]) -> None:
+def test_splits_share_no_docstring(splits: dict[str, list[docstrings.Docstring]]) -> None:
     texts = {split: {doc.rest or doc.first for doc in docs} for split, docs in splits.items()}
     assert not texts["train"] & texts["test"]
     assert not texts["dev"] & texts["test"]
 
 
 def test_evaluation_has_a_thousand_pairs_without_duplicates() -> None:
-    pairs = corpus.docstring_pairs("test")
+    pairs = docstrings.docstring_pairs("test")
     assert len(pairs) >= 1000
     assert len({pair.first for pair in pairs}) == len(pairs)
     assert len({pair.rest for pair in pairs}) == len(pairs)
@@ -36,12 +38,12 @@ def test_evaluation_has_a_thousand_pairs_without_duplicates() -> None:
     [("asyncio.tasks", "test"), ("email", "test"), ("tkinter.ttk", "train"), ("json", "train")],
 )
 def test_split_of_a_module_never_changes(module: str, split: str) -> None:
-    assert corpus.split_of(module) == split
+    assert docstrings.split_of(module) == split
 
 
 def test_python_twins_stay_in_one_split() -> None:
-    assert corpus.split_of("_pydecimal") == corpus.split_of("decimal")
-    assert corpus.split_of("_pyio") == corpus.split_of("io")
+    assert docstrings.split_of("_pydecimal") == docstrings.split_of("decimal")
+    assert docstrings.split_of("_pyio") == docstrings.split_of("io")
 
 
 @pytest.mark.parametrize(
@@ -55,39 +57,20 @@ def test_python_twins_stay_in_one_split() -> None:
     ],
 )
 def test_first_sentence_ends_where_a_reader_ends_it(text: str, first: str, rest: str) -> None:
-    assert corpus.first_sentence(text) == (first, rest)
+    assert docstrings.first_sentence(text) == (first, rest)
 
 
 def test_docstrings_are_read_without_importing(tmp_path: Path) -> None:
     (tmp_path / "tkinter.py").write_text('"""First. Second."""\nraise SystemExit\n')
     (tmp_path / "test").mkdir()
     (tmp_path / "test" / "tkinter.py").write_text('"""Not this one."""\n')
-    assert corpus.docstrings("train", tmp_path) == [
-        corpus.Docstring("tkinter", "First.", "Second.")
+    assert docstrings.docstrings("train", tmp_path) == [
+        docstrings.Docstring("tkinter", "First.", "Second.")
     ]
 
 
-def test_packages_join_description_and_section(tmp_path: Path) -> None:
-    lists = tmp_path / "lists"
-    lists.mkdir()
-    (lists / "x_Packages").write_text("Package: a\nSection: main/net\n\nPackage: b\nSection: doc\n")
-    (lists / "x_Translation-en").write_text(
-        "Package: a\nDescription-md5: 0\nDescription-en: title\n long\n .\n  text\n\n"
-    )
-    assert corpus.packages(tmp_path) == [corpus.Package("a", "net", "title", "long\n\n text")]
-
-
-def test_glosses_leave_examples_out(tmp_path: Path) -> None:
-    folder = tmp_path / "usr/share/wordnet"
-    folder.mkdir(parents=True)
-    (folder / "data.noun").write_text(
-        '  1 licence\n00001740 03 n 02 entity 0 a_thing(a) 0 000 | that which is; "an example"  \n'
-    )
-    assert corpus.glosses(tmp_path) == [corpus.Gloss("entity, a thing", 3, "that which is")]
-
-
 def test_labelled_texts_hold_out_what_is_not_trained_on() -> None:
-    glosses = [corpus.Gloss(f"word {i}", i % 2, f"gloss {i}") for i in range(200)]
+    glosses = [Gloss(f"word {i}", i % 2, f"gloss {i}", ()) for i in range(200)]
     training, held_out = samples.labelled_texts(samples.Sources([], [], glosses), seed=0)
     assert held_out
     assert not {text.text for text in training} & {text.text for text in held_out}
