@@ -12,17 +12,15 @@ from taskvec.core.checkpoint import Checkpoint, base_digest, lora_digest
 from taskvec.core.config import Layout, ModelConfig
 from taskvec.core.embedder import Array, Lane, Overflow, Span, TaskArgument
 from taskvec.core.engine import Engine
-from taskvec.core.errors import InputError
 from taskvec.core.feeding import Feeder
 from taskvec.core.inputs import check_lane, check_positive
-from taskvec.core.layout_hf import save_hf
-from taskvec.core.layout_jina import save_jina
 from taskvec.core.loading import build_models, open_checkpoint
 from taskvec.core.model import Model
 from taskvec.core.peft_format import read_peft
 from taskvec.core.placement import TOKEN_BUDGETS, choose_devices
 from taskvec.core.pooling import check_dim
 from taskvec.core.preparing import Preparer
+from taskvec.core.saving import SavedDtype, writer
 from taskvec.core.stats import Stats
 from taskvec.core.tasks import Tasks, check_new_task
 from taskvec.core.threads import on_own_thread
@@ -34,7 +32,6 @@ VECTORS_VERSION = 1
 # A text of no more characters is tokenized on the event loop itself: that is quicker than the way
 # to a thread and back.
 SHORT = 2000
-SAVERS = {"jina": save_jina, "hf": save_hf}
 
 
 class Encoder:
@@ -323,20 +320,24 @@ class Encoder:
         """Stop serving a task; texts still queued for it fail with TaskError."""
         on_own_thread(lambda: self._change(lambda tasks: tasks.minus(name)))
 
-    def save(self, folder: str | Path, layout: Layout = "jina") -> None:
+    def save(
+        self, folder: str | Path, layout: Layout = "jina", *, dtype: SavedDtype = "stored"
+    ) -> None:
         """Write the model with all its present tasks to a new folder.
 
         Layout "jina" is the original one, "hf" the one that transformers and PEFT load. Weights
-        keep the dtype that they were stored in. On an error nothing is left behind.
+        keep the dtype that they were stored in; dtype "int8" rounds the base matrices to int8 with
+        a factor for each row, a quarter of float32's size, in a file of layout "jina" that taskvec
+        alone loads. That is another model: its fingerprints differ. LoRAs are kept as they are. On
+        an error nothing is left behind. Raises InputError for a layout or dtype that is none.
         """
-        if layout not in SAVERS:
-            raise InputError(f"unknown layout {layout!r}: use one of {tuple(SAVERS)}")
+        save = writer(layout, dtype)
         self._engine.check_process()
         tasks = self._tasks
 
         def write() -> None:
             with new_folder(Path(folder)) as scratch:
-                SAVERS[layout](scratch, self._checkpoint, tasks.loras, tasks.prompts)
+                save(scratch, self._checkpoint, tasks.loras, tasks.prompts)
                 self._tokenizer.save(scratch)
 
         on_own_thread(write)

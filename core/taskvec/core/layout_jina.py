@@ -11,7 +11,7 @@ from torch import Tensor
 from taskvec.core.checkpoint import Checkpoint, Lora, LoraPair, linear_shapes, tensor_shapes
 from taskvec.core.config import ModelConfig, sizes_json
 from taskvec.core.errors import CheckpointError
-from taskvec.core.tensors import TensorFiles
+from taskvec.core.tensors import SCALE, TensorFiles, rows_in_int8
 from taskvec.core.writing import write_tensors
 
 RENAMES = {"qkv": "mixer.Wqkv", "out": "mixer.out_proj", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}
@@ -64,9 +64,16 @@ class JinaCheckpoint:
 
 
 def save_jina(
-    folder: Path, checkpoint: Checkpoint, loras: Mapping[str, Lora], prompts: Mapping[str, str]
+    folder: Path,
+    checkpoint: Checkpoint,
+    loras: Mapping[str, Lora],
+    prompts: Mapping[str, str],
+    *,
+    int8: bool = False,
 ) -> None:
     """Write config.json and model.safetensors of this layout into a folder.
+
+    int8: base matrices as int8, with a factor for each row beside them; the rest as it is.
 
     Ranks that differ between tasks or modules are padded with zeros to the largest one, which
     changes no product.
@@ -74,7 +81,12 @@ def save_jina(
     config = checkpoint.config
     rank = max((lora.rank for lora in loras.values()), default=1)
     scaling = next((lora.scaling for lora in loras.values()), 1.0)
-    tensors = {_key(name): checkpoint.tensor(name) for name in tensor_shapes(config)}
+    tensors: dict[str, Tensor] = {}
+    for name in tensor_shapes(config):
+        tensor = checkpoint.tensor(name)
+        if int8 and tensor.dim() > 1:
+            tensor, tensors[_key(name) + SCALE] = rows_in_int8(tensor)
+        tensors[_key(name)] = tensor
     for module, (out, width) in linear_shapes(config).items() if loras else ():
         pairs = [_padded(lora, module, rank, scaling, (out, width)) for lora in loras.values()]
         a, b = (_stacked(part) for part in zip(*pairs, strict=True))

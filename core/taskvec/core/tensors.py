@@ -10,6 +10,9 @@ from taskvec.core.config import read_json
 from taskvec.core.errors import CheckpointError
 
 Shape = tuple[int, ...]
+# Beside a tensor of int8 stands one of this name, with a factor for each of its rows.
+SCALE = ".scale"
+INT8_MAX = 127
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -55,6 +58,7 @@ class TensorFiles:
     def get(self, name: str, shape: Shape, *, apart: bool = False) -> torch.Tensor:
         """A tensor, mapped rather than copied. Raises CheckpointError if missing or misshapen.
 
+        One that is stored in int8 comes in float32, which is a copy.
         apart: in a mapping of its own, so that its pages leave memory with it. Otherwise all that
         was ever read of a file stays as long as any tensor of it.
         """
@@ -64,6 +68,8 @@ class TensorFiles:
             raise CheckpointError(f"{path}: tensor {name!r} has shape {found}, expected {shape}")
         file = _open(path) if apart else self._files[path]
         tensor: torch.Tensor = file.get_tensor(name)
+        if tensor.dtype == torch.int8 and name + SCALE in self:
+            return tensor * self.get(name + SCALE, shape[:-1]).unsqueeze(-1)
         if not tensor.is_floating_point():
             raise CheckpointError(f"{path}: tensor {name!r} is {tensor.dtype}, expected floats")
         return tensor
@@ -72,6 +78,17 @@ class TensorFiles:
         if name not in self._where:
             raise CheckpointError(f"{self.path}: tensor {name!r} is missing")
         return self._where[name]
+
+
+def rows_in_int8(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A tensor (…, N) as int8 and a float32 factor for each row (…): row = int8 · factor.
+
+    Rows that come from int8 already give the same numbers again.
+    """
+    rows = tensor.float()
+    scale = rows.abs().amax(-1) / INT8_MAX
+    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+    return (rows / scale.unsqueeze(-1)).round().to(torch.int8), scale
 
 
 def _shards(index: Path) -> list[str]:
