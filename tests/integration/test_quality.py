@@ -71,6 +71,7 @@ def test_a_folder_is_read_in_beirs_and_in_trecs_format(
         ("corpus.jsonl", "\n", "small has no documents"),
         ("qrels/test.tsv", "1\tb\n", r"test.tsv:1: not a query, a document and a grade"),
         ("qrels/test.tsv", "9\tb\t1\n", "judges a query that it lacks: '9'"),
+        ("qrels/test.tsv", "1\tb\t0\n", "judges no document above 0"),
     ],
 )
 def test_a_broken_folder_is_refused_with_file_and_line(
@@ -99,6 +100,11 @@ def test_measures_are_those_of_a_count_by_hand() -> None:
     assert found.recall_10 == pytest.approx(1 / 2)
     assert found.reciprocal_rank == pytest.approx(1 / 2 / 2)
     assert found.average_precision == pytest.approx((1 / 2 + 2 / 3) / 2 / 2)
+
+
+def test_a_document_that_is_the_query_itself_is_passed_over() -> None:
+    found = measure({"a": {"b": 1}}, {"a": {"a": 9.0, "b": 1.0}})
+    assert found.ndcg_10 == found.reciprocal_rank == 1.0
 
 
 def test_a_model_ranks_as_its_own_vectors_do_at_every_dim(
@@ -174,7 +180,8 @@ def test_a_table_shows_bytes_for_vectors_alone() -> None:
 def test_offline_collections_pair_every_query_with_a_text_of_its_own() -> None:
     for made in (offline.docstrings(), offline.construction_faq("sv", "en")):
         assert len(made.queries) == len(made.documents) > 400
-        assert all(made.judgements[key] == {key: 1} for key in made.queries)
+        for key in made.queries:
+            assert made.judgements[key] == {key.replace("query", "document"): 1}
     swedish, english = offline.construction_faq("sv"), offline.construction_faq()
     key = next(iter(english.queries))
     assert english.queries[key] != swedish.queries[key]

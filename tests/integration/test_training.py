@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from safetensors.torch import load_file
 
 from taskvec.core import Encoder
@@ -249,6 +250,9 @@ def test_a_finished_run_is_not_trained_again_and_another_is_refused(
     written = (folder / "adapter_model.safetensors").stat().st_mtime_ns
     train_task(settings)
     assert (folder / "adapter_model.safetensors").stat().st_mtime_ns == written
+    data.write_text(data.read_text() + '{"query": "open", "passage": "close"}\n')
+    with pytest.raises(InputError, match="another sha256"):
+        train_task(settings)
     with pytest.raises(InputError, match="another learning_rate, seed"):
         train_task(
             task_settings(checkpoint, data, tmp_path / "out", steps=2, seed=3, learning_rate=1)
@@ -328,6 +332,16 @@ def test_pretraining_needs_a_mask_token(checkpoint: Path, write: Write, tmp_path
         ([{"foo": "a"}], {}, "the data has columns foo; needed: anchor, positive or text1"),
         ([{"query": "a", "passage": "b"}, {"query": "c", "passage": " "}], {}, "row 2: 'positive'"),
         ([{"text": "a", "label": "b"}], {"passage_name": "other"}, "only pairs have two sides"),
+        ([{"text": "a", "label": "b"}] * 3, {}, "fewer than two of them have two texts"),
+        ([{"text": "a", "label": x} for x in "xxyy"], {"batch_size": 7}, "need an even one"),
+        ([{"text": "a", "label": x} for x in ("x", None)], {}, "row 2: 'label' is None"),
+        ([{"text1": "a", "text2": "b", "score": "high"}], {}, "row 1: 'score' is 'high'"),
+        (
+            [{"question": "a", "passage": "b", "answer": "c"}],
+            {},
+            "'passage' and 'answer' both mean",
+        ),
+        ([{"query": "a", "passage": "b"}], {"name": "type"}, "cannot hold a LoRA named 'type'"),
         ([], {}, "can not be read|holds no row"),
     ],
 )
@@ -344,7 +358,15 @@ def test_data_that_does_not_fit_is_refused_by_name(
     ("kind", "text", "message"),
     [
         (TaskSettings, 'name = "a"\nout = "o"\ndata = "d"\nlearn = 1', "learn: Extra inputs"),
-        (TaskSettings, 'name = "a b"\nout = "o"\ndata = "d"', "name: String should match"),
+        (TaskSettings, 'name = "a b"\nout = "o"\ndata = "d"', "name: .*task name 'a b': use up"),
+        (TaskSettings, 'name = "façade"\nout = "o"\ndata = "d"', "task name 'façade': use up"),
+        (TaskSettings, 'name = "run"\nout = "o"\ndata = "d"', "name of the run's own folder"),
+        (
+            TaskSettings,
+            'name = "a.b"\npassage_name = "a_b"\nout = "o"\ndata = "d"',
+            "needs a name of its own",
+        ),
+        (PretrainSettings, 'out = "o"\ndata = "d"\nsteps = 5', "steps: Extra inputs"),
         (TaskSettings, 'name = "a"\nout = "o"\ndata = "d"\npassage_name = "a"', "name of its own"),
         (PairsSettings, 'out = "o"\ndata = "d"\nsteps = 0', "steps: Input should be greater"),
         (PairsSettings, 'out = "o"', "data: Field required"),
@@ -368,6 +390,64 @@ def test_paths_in_a_file_are_of_its_folder_and_the_command_line_wins(tmp_path: P
     assert settings.out == tmp_path / "o"
     assert settings.data == (tmp_path / "d.csv", tmp_path / "e.csv")
     assert settings.seed == 2
+    (tmp_path / "trained").mkdir()
+    path.write_text('name = "a"\nout = "o"\ndata = "d.csv"\nmodel = "trained"')
+    assert read_settings(TaskSettings, path, {}).model == str(tmp_path / "trained")
+    path.write_text('name = "a"\nout = "o"\ndata = "d.csv"\nmodel = "owner/trained"')
+    assert read_settings(TaskSettings, path, {"data": "e.csv"}).model == "owner/trained"
+
+
+def test_a_run_that_came_to_nothing_may_be_told_otherwise(
+    checkpoint: Path, write: Write, tmp_path: Path
+) -> None:
+    data = write(pairs())
+    out = tmp_path / "out"
+    with pytest.raises(InputError, match="fill no batch"):
+        train_task(task_settings(checkpoint, data, out, batch_size=500))
+    settings = task_settings(checkpoint, data, out, batch_size=8, steps=1)
+    # As a kill leaves it between making the folder and writing what it is for.
+    (out / "run" / "settings.json").unlink()
+    assert train_task(settings)["legal"].exists()
+
+
+def test_a_start_keeps_its_effect_under_another_alpha_and_says_what_does_not_go(
+    checkpoint: Path, write: Write, tmp_path: Path
+) -> None:
+    still = {"learning_rate": 1e-9, "embedding_learning_rate": 1e-9, "steps": 1}
+    data = write(pairs())
+    settings = task_settings(
+        checkpoint, data, tmp_path / "out", start="separation", alpha=8.0, **still
+    )
+    folder = train_task(settings)["legal"]
+    with Encoder.load(checkpoint, dtype="float32") as encoder:
+        encoder.add_task("legal", folder)
+        started = encoder.encode("open file", task="legal")
+        np.testing.assert_allclose(
+            started, encoder.encode("open file", task="separation"), atol=1e-5
+        )
+    with pytest.raises(InputError, match="has rank 4"):
+        train_task(task_settings(checkpoint, data, tmp_path / "a", start="separation", rank=8))
+    apart = tiny_checkpoint(tmp_path / "apart", "hf", shared_a=False)
+    with pytest.raises(InputError, match=r"an A each for q, k and v|has rank"):
+        train_task(task_settings(apart, data, tmp_path / "b", start="separation"))
+
+
+def test_negatives_are_mined_beside_none_and_are_no_right_answers(
+    checkpoint: Path, write: Write, tmp_path: Path
+) -> None:
+    given = {"model": str(checkpoint), "mine": 2, "batch_size": 2, "steps": 1, "device": "cpu"}
+    rows: list[dict[str, Any]] = [
+        {"query": word, "passage": f"{word} {other}"} for word in WORDS[:6] for other in WORDS[6:8]
+    ]
+    run_stage("pairs", None, given | {"data": write(rows), "out": tmp_path / "out"})
+    made = Dataset.load_from_disk(str(tmp_path / "out" / "run" / "rows"))
+    assert len(made) == len(rows)
+    for row in made:
+        for name in ("negative_1", "negative_2"):
+            assert row[name].split()[0] != row["anchor"]
+    rows = [row | {"negative": "open"} for row in rows]
+    with pytest.raises(InputError, match="negatives of its own"):
+        run_stage("pairs", None, given | {"data": write(rows), "out": tmp_path / "other"})
 
 
 def test_rows_that_fill_no_batch_are_an_error(
@@ -375,7 +455,7 @@ def test_rows_that_fill_no_batch_are_an_error(
 ) -> None:
     data = write([{"query": "open file", "passage": "close file"}] * 6)
     settings = task_settings(checkpoint, data, tmp_path / "out")
-    with pytest.raises(InputError, match="fill no batch of 8 without repeats"):
+    with pytest.raises(InputError, match="fill no batch without repeats"):
         train_task(settings)
     assert not (tmp_path / "out" / "legal").exists()
 

@@ -326,9 +326,10 @@ class Encoder:
         """Write the model with all its present tasks to a new folder.
 
         Layout "jina" is the original one, "hf" the one that transformers and PEFT load. Weights
-        keep the dtype that they were stored in; dtype "int8" rounds the base matrices to int8 with
-        a factor for each row, a quarter of float32's size, in a file of layout "jina" that taskvec
-        alone loads. That is another model: its fingerprints differ. LoRAs are kept as they are. On
+        keep the dtype that they were stored in (int8 rows as float32); dtype "int8" rounds the base
+        matrices to int8 with a factor for each row, a quarter of float32's size, in a file of
+        layout "jina" that taskvec alone loads. That is another model: its fingerprints differ.
+        LoRAs are kept as they are. On
         an error nothing is left behind. Raises InputError for a layout or dtype that is none.
         """
         save = writer(layout, dtype)

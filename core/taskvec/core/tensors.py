@@ -83,10 +83,12 @@ class TensorFiles:
 def rows_in_int8(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """A tensor (…, N) as int8 and a float32 factor for each row (…): row = int8 · factor.
 
-    Rows that come from int8 already give the same numbers again.
+    Rows that come from int8 already give the same numbers again: a factor has 16 significant bits,
+    so that its products with 7 bits are exact, and the largest of them gives it back.
     """
     rows = tensor.float()
     scale = rows.abs().amax(-1) / INT8_MAX
+    scale = ((scale.view(torch.int32) + 0xFF) & ~0xFF).view(torch.float32)
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))
     return (rows / scale.unsqueeze(-1)).round().to(torch.int8), scale
 

@@ -164,7 +164,10 @@ def _add_train(commands: "argparse._SubParsersAction[Parser]") -> None:
         stage.add_argument("--from", dest="model", metavar="MODEL", help=MODEL_HELP)
         stage.add_argument("--data", metavar="FILE", nargs="+", help="training data")
         stage.add_argument("--out", metavar="FOLDER", help="the run's folder")
-        stage.add_argument("--steps", type=_positive, help="batches to train (default: one epoch)")
+        if name != "pretrain":
+            stage.add_argument(
+                "--steps", type=_positive, help="batches to train (default: an epoch)"
+            )
         stage.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help=SET_HELP)
         if name == "task":
             stage.add_argument("--name", help="the task's name")

@@ -31,7 +31,7 @@ class Collection:
 
 
 def read_collection(folder: Path, split: str = "test") -> Collection:
-    """A collection in BEIR's format; queries without a judgement are left out.
+    """A collection in BEIR's format; queries without a grade above 0 are left out.
 
     A document's title stands before its text. Raises InputError, with file and line, for what is
     missing or not readable.
@@ -44,7 +44,11 @@ def read_collection(folder: Path, split: str = "test") -> Collection:
     strangers = [key for key in judgements if key not in queries]
     if strangers:
         raise InputError(f"{folder.name} judges a query that it lacks: {strangers[0]!r}")
-    asked = {key: text for key, text in queries.items() if key in judgements}
+    answered = {key for key, grades in judgements.items() if max(grades.values()) > 0}
+    if judgements and not answered:
+        raise InputError(f"{folder.name} judges no document above 0")
+    asked = {key: text for key, text in queries.items() if key in answered}
+    judgements = {key: judgements[key] for key in asked}
     return Collection(folder.name, documents, asked, judgements)
 
 

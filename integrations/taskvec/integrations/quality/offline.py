@@ -2,19 +2,21 @@
 
 import importlib.util
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from taskvec.core.errors import MissingExtraError
 from taskvec.integrations.quality.collections import Collection
 from taskvec.integrations.train.texts.docstrings import docstring_pairs
 
+Texts = Mapping[str, tuple[str, str]]
+
 
 def docstrings() -> Collection:
     """A docstring's first sentence → its other text, in the modules that no training here saw."""
     pairs = docstring_pairs("test")
-    queries = {str(number): pair.first for number, pair in enumerate(pairs)}
-    documents = {str(number): pair.rest for number, pair in enumerate(pairs)}
-    return Collection("docstrings", documents, queries, {key: {key: 1} for key in queries})
+    texts = {str(number): (pair.first, pair.rest) for number, pair in enumerate(pairs)}
+    return _paired("docstrings", texts, texts)
 
 
 def construction_faq(questions: str = "en", answers: str = "en") -> Collection:
@@ -24,9 +26,15 @@ def construction_faq(questions: str = "en", answers: str = "en") -> Collection:
     """
     asked, told = _faq(questions), _faq(answers)
     name = f"construction FAQ, {questions}" + (f" → {answers}" if answers != questions else "")
-    queries = {key: question for key, (question, _) in asked.items()}
-    documents = {key: answer for key, (_, answer) in told.items()}
-    return Collection(name, documents, queries, {key: {key: 1} for key in queries})
+    return _paired(name, asked, told)
+
+
+def _paired(name: str, asked: Texts, told: Texts) -> Collection:
+    """Every query is answered by the document of its own number alone."""
+    queries = {f"query {key}": query for key, (query, _) in asked.items()}
+    documents = {f"document {key}": document for key, (_, document) in told.items()}
+    judged = {f"query {key}": {f"document {key}": 1} for key in asked}
+    return Collection(name, documents, queries, judged)
 
 
 def _faq(language: str) -> dict[str, tuple[str, str]]:

@@ -12,7 +12,9 @@ from torch import Tensor
 from transformers import JinaEmbeddingsV3Model
 
 from taskvec.core.errors import InputError, TaskError
+from taskvec.core.layout_hf import task_folder
 from taskvec.integrations.train.distil import collate
+from taskvec.integrations.train.settings import lora_folder
 from taskvec.integrations.train.student import mean_pool
 
 RANK = 4
@@ -30,7 +32,7 @@ CHUNK_TOKENS = 4096
 
 def lora_name(task: str) -> str:
     """A task's name as PEFT and the published layout spell it: `retrieval.query` has a dot."""
-    return task.replace(".", "_").replace("-", "_")
+    return lora_folder(task)
 
 
 def with_loras(
@@ -68,20 +70,29 @@ def _tie(model: PeftModel, name: str) -> None:
 
 
 def start_from(model: PeftModel, name: str, folder: Path, task: str) -> None:
-    """Give a LoRA the weights of a task's, in a model's folder of transformers' layout.
+    """Give a LoRA the effect of a task's, in a model's folder of transformers' layout.
 
-    Raises TaskError where the folder has no such task, InputError where its rank is another.
+    Raises TaskError where the folder has no such task, InputError where its rank is another, or
+    not the same everywhere, or its q, k and v do not share their A.
     """
-    source = folder / lora_name(task) / "adapter_model.safetensors"
-    if not source.exists():
+    source = folder / task_folder(task)
+    if not (source / "adapter_config.json").exists():
         raise TaskError(f"the model has no task {task!r} to start from")
+    described = LoraConfig.from_pretrained(str(source))
+    config = cast(LoraConfig, model.peft_config[lora_name(name)])
+    if described.r != config.r or described.rank_pattern or described.alpha_pattern:
+        raise InputError(f"the LoRA of {task!r} has rank {described.r}, or several: use that rank")
+    ratio = (described.lora_alpha / described.r) / (config.lora_alpha / config.r)
     own = dict(model.named_parameters(remove_duplicate=False))
+    written: set[int] = set()
     with torch.no_grad():
-        for path, value in load_file(source).items():
+        for path, value in load_file(source / "adapter_model.safetensors").items():
             target = own[_named(path, lora_name(name))]
-            if target.shape != value.shape:
-                raise InputError(f"the LoRA of {task!r} has rank {min(value.shape)}: use that rank")
-            target.copy_(value)
+            wanted = value.to(target.dtype) * (ratio if "_B" in path else 1)
+            if id(target) in written and not torch.equal(target, wanted):
+                raise InputError(f"the LoRA of {task!r} has an A each for q, k and v: start afresh")
+            target.copy_(wanted)
+            written.add(id(target))
 
 
 def _named(path: str, name: str) -> str:

@@ -2,6 +2,7 @@
 
 import random
 import shutil
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from torch import nn
 from taskvec.core.errors import InputError
 from taskvec.integrations.train import bases
 from taskvec.integrations.train.contrast import TaughtContrast
-from taskvec.integrations.train.runs import LossPlot, Run
+from taskvec.integrations.train.runs import LossPlot, Run, by_rows
 from taskvec.integrations.train.settings import PairsSettings
 from taskvec.integrations.train.tables import Kind, columns_of, kind_of, read_rows
 
@@ -49,7 +50,7 @@ def train_pairs(settings: PairsSettings) -> Path:
     with run.processes.main_process_first():
         rows = _prepared(settings, run, model, rows)
     arguments = SentenceTransformerTrainingArguments(
-        **run.arguments(batch_sampler=BatchSamplers.NO_DUPLICATES)
+        **run.arguments(**by_rows(settings), batch_sampler=BatchSamplers.NO_DUPLICATES)
     )
     trainer = SentenceTransformerTrainer(
         model=model,
@@ -85,9 +86,13 @@ def _prepared(
 
 def _with_negatives(settings: PairsSettings, model: SentenceTransformer, rows: Dataset) -> Dataset:
     """The pairs with mined negatives; random ones where too few are hard and yet surely wrong."""
-    rows = rows.select_columns(["anchor", "positive"])
+    if rows.column_names != list(Kind.PAIRS.value):
+        raise InputError(f"mine = {settings.mine}: the data has negatives of its own")
+    right: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        right[row["anchor"]].add(row["positive"])
     passages = sorted(set(rows["positive"]))
-    if len(passages) <= settings.mine:
+    if len(passages) < settings.mine + max(map(len, right.values())):
         raise InputError(f"mine = {settings.mine}: the pairs have {len(passages)} passages in all")
     mined = mine_hard_negatives(
         rows,
@@ -107,8 +112,8 @@ def _with_negatives(settings: PairsSettings, model: SentenceTransformer, rows: D
 
     def completed(pair: dict[str, str]) -> dict[str, str]:
         known = found.get((pair["anchor"], pair["positive"]))
-        others = order.sample(passages, settings.mine + 1)
-        wrong = [text for text in others if text != pair["positive"]]
+        others = order.sample(passages, settings.mine + len(right[pair["anchor"]]))
+        wrong = [text for text in others if text not in right[pair["anchor"]]]
         return known or pair | dict(zip(names, wrong, strict=False))
 
     return Dataset.from_list([completed(pair) for pair in rows])

@@ -106,5 +106,6 @@ def _model(start: Path, settings: PretrainSettings) -> JinaEmbeddingsV3ForMasked
 
 
 def _arguments(run: Run, phase: Phase, part: str) -> TrainingArguments:
+    # An item of the dataset is a batch.
     own = {"num_train_epochs": phase.epochs, "max_steps": phase.steps or -1}
     return TrainingArguments(**run.arguments(part, per_device_train_batch_size=1, **own))

@@ -6,7 +6,9 @@ out/run/checkpoint-N/   the trainer's state after N steps
 out/run/loss.jsonl, loss.svg
 """
 
+import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,11 +29,11 @@ from transformers import (
 from taskvec.core.errors import InputError
 from taskvec.core.placement import choose_dtype
 from taskvec.integrations.train.bases import as_transformers
-from taskvec.integrations.train.settings import Stage
+from taskvec.integrations.train.settings import RUN, RowStage, Stage
 
 WEIGHTS = "weights.safetensors"
 # Where they are changed, the run is still the same.
-FREE = {"out", "device", "save_steps", "log_steps"}
+FREE = {"data", "out", "device", "save_steps", "log_steps"}
 
 
 class Run:
@@ -39,7 +41,7 @@ class Run:
 
     def __init__(self, settings: Stage) -> None:
         self.settings = settings
-        self.folder = settings.out / "run"
+        self.folder = settings.out / RUN
 
     @property
     def processes(self) -> PartialState:
@@ -60,32 +62,33 @@ class Run:
     def _own(self) -> None:
         told = json.loads(self.settings.model_dump_json(exclude=FREE))
         told["stage"] = type(self.settings).__name__
+        told["sha256"] = [_digest(path) for path in self.settings.data]
         path = self.folder / "settings.json"
-        if path.exists():
-            known = json.loads(path.read_text(encoding="utf-8"))
-            changed = sorted(key for key in known.keys() | told if known.get(key) != told.get(key))
-            if changed:
-                raise InputError(
-                    f"{self.settings.out} holds a run with another {', '.join(changed)}:"
-                    " use a new folder, or remove it"
-                )
+        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        changed = sorted(key for key in known.keys() | told if known.get(key) != told.get(key))
+        if not changed:
             return
-        if self.settings.out.exists() and any(self.settings.out.iterdir()):
-            raise InputError(f"{self.settings.out} is not empty: give the run a new folder")
+        out = self.settings.out
+        if known and any(self.folder.rglob("checkpoint-*")):
+            names = ", ".join(changed)
+            raise InputError(f"{out} holds a run with another {names}: use a new folder")
+        if out.exists() and any(entry != self.folder for entry in out.iterdir()):
+            raise InputError(f"{out} is not empty: give the run a new folder")
+        # A run that came to no checkpoint has nothing to keep.
+        shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
-        path.write_text(json.dumps(told, indent=2), encoding="utf-8")
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps(told, indent=2), encoding="utf-8")
+        part.replace(path)
 
     def arguments(self, part: str = "", **more: Any) -> dict[str, Any]:
         """What transformers' training arguments of any stage have in common.
 
-        part: a subfolder, where a stage trains more than once.
+        part: a subfolder, where a stage trains more than once. more: the stage's own.
         """
         settings = self.settings
         own = {
             "output_dir": str(self.folder / part),
-            "per_device_train_batch_size": settings.batch_size,
-            "num_train_epochs": settings.epochs,
-            "max_steps": settings.steps or -1,
             "learning_rate": settings.learning_rate,
             "warmup_steps": settings.warmup,
             "weight_decay": settings.weight_decay,
@@ -114,13 +117,26 @@ class Run:
         trainer.train(resume_from_checkpoint=self.last_checkpoint(part))
         if not trainer.state.global_step:
             raise InputError(
-                f"the rows fill no batch of {self.settings.batch_size} without repeats:"
-                " give more rows or a smaller batch_size"
+                "the rows fill no batch without repeats: give more rows, or a smaller batch_size"
             )
 
     def last_checkpoint(self, part: str = "") -> str | None:
         """The latest checkpoint that is whole: a kill may have cut one short."""
         return last_checkpoint(self.folder / part)
+
+
+def by_rows(settings: RowStage) -> dict[str, Any]:
+    """The arguments of a stage whose batches hold a fixed number of rows."""
+    return {
+        "per_device_train_batch_size": settings.batch_size,
+        "num_train_epochs": settings.epochs,
+        "max_steps": settings.steps or -1,
+    }
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def last_checkpoint(folder: Path) -> str | None:

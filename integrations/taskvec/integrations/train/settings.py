@@ -8,15 +8,44 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
-from taskvec.core.config import TASK_NAME
+from taskvec.core.config import check_task_name
 from taskvec.core.errors import InputError
 
+# The folder beside a LoRA's that holds its run.
+RUN = "run"
+
+
+def _task_name(name: str) -> str:
+    checked = check_task_name(name)
+    if lora_folder(checked) == RUN:
+        raise ValueError(f"{name!r} is the name of the run's own folder")
+    return checked
+
+
+def lora_folder(name: str) -> str:
+    """The folder of a task's LoRA below a run's: `legal.query` becomes `legal_query`."""
+    return name.replace(".", "_").replace("-", "_")
+
+
+def _several(given: Any) -> Any:
+    return (given,) if isinstance(given, str | Path) else given
+
+
+Files = Annotated[tuple[Path, ...], BeforeValidator(_several)]
 Positive = Annotated[int, Field(gt=0)]
 Rate = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
-TaskName = Annotated[str, Field(pattern=f"^(?:{TASK_NAME.pattern})$")]
+TaskName = Annotated[str, AfterValidator(_task_name)]
 S = TypeVar("S", bound="Stage")
 
 
@@ -24,28 +53,35 @@ class Stage(BaseModel):
     """What all stages share.
 
     model: a folder or hub id, whose weights are the start. data: JSON lines, CSV, TSV or Parquet.
-    out: the run's folder. epochs counts unless steps is given. max_tokens: where a text is cut.
-    rope_base: of the rotary positions while training; what is written keeps the start's.
-    save_steps: the most that a kill costs. device: "auto", "cpu" or "cuda".
+    out: the run's folder. rope_base: of the rotary positions while training; what is written
+    keeps the start's. save_steps: the most that a kill costs. device: "auto", "cpu" or "cuda".
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str = "starter"
-    data: tuple[Path, ...] = Field(min_length=1)
+    data: Files = Field(min_length=1)
     out: Path
-    epochs: Rate = 1.0
-    steps: Positive | None = None
-    batch_size: Positive = 32
     learning_rate: Rate
     warmup: Share = 0.05
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    max_tokens: Annotated[int, Field(ge=4)] = 256
     rope_base: Rate | None = None
     seed: Annotated[int, Field(ge=0)] = 0
     save_steps: Positive = 100
     log_steps: Positive = 10
     device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class RowStage(Stage):
+    """What the stages share that learn from rows in batches of a fixed size.
+
+    epochs counts unless steps is given. max_tokens: where a text is cut.
+    """
+
+    epochs: Rate = 1.0
+    steps: Positive | None = None
+    batch_size: Annotated[int, Field(ge=2)] = 32
+    max_tokens: Annotated[int, Field(ge=4)] = 256
 
 
 class Phase(BaseModel):
@@ -73,7 +109,7 @@ class PretrainSettings(Stage):
     fresh: bool = False
 
 
-class PairsSettings(Stage):
+class PairsSettings(RowStage):
     """Stage 2, contrast of pairs, by all weights. data: columns `anchor`, `positive`, `negative…`.
 
     mine: hard negatives to find for every pair. teachers: sentence-transformers models whose
@@ -88,7 +124,7 @@ class PairsSettings(Stage):
     teacher_weight: Rate = 1.0
 
 
-class TaskSettings(Stage):
+class TaskSettings(RowStage):
     """Stage 3, a LoRA on the frozen model.
 
     data decides the loss: pairs (`anchor`, `positive`, `negative…`), scored pairs (`text1`,
@@ -111,7 +147,7 @@ class TaskSettings(Stage):
 
     @model_validator(mode="after")
     def _two_names(self) -> Self:
-        if self.passage_name == self.name:
+        if self.passage_name and lora_folder(self.passage_name) == lora_folder(self.name):
             raise ValueError("passage_name: a second LoRA needs a name of its own")
         if self.passage_name is None and (self.passage_prompt or self.passage_start):
             raise ValueError("passage_prompt and passage_start need a passage_name")
@@ -121,8 +157,9 @@ class TaskSettings(Stage):
 def read_settings(kind: type[S], path: Path | None, given: Mapping[str, Any]) -> S:
     """Settings of a stage from a TOML file, if any, and what is given beside it, which wins.
 
-    Paths in the file are relative to its folder. Raises InputError for a file that is no TOML and
-    for a key or value that the stage does not know, each by name.
+    Paths in the file are relative to its folder, and so are models that are folders there.
+    Raises InputError for a file that is no TOML and for a key or value that the stage does not
+    know, each by name.
     """
     values: dict[str, Any] = {}
     if path is not None:
@@ -145,7 +182,16 @@ def _from_folder(values: dict[str, Any], folder: Path) -> dict[str, Any]:
         known["data"] = (folder / values["data"],)
     elif isinstance(values.get("data"), list):
         known["data"] = tuple(folder / str(name) for name in values["data"])
+    if isinstance(values.get("model"), str):
+        known["model"] = _model_from(folder, values["model"])
+    if isinstance(values.get("teachers"), list):
+        known["teachers"] = tuple(_model_from(folder, str(name)) for name in values["teachers"])
     return values | known
+
+
+def _model_from(folder: Path, name: str) -> str:
+    """A model that is a folder beside the file, else the name as it stands: a hub id."""
+    return str(folder / name) if (folder / name).is_dir() else name
 
 
 def _told(error: ValidationError) -> str:

@@ -1,6 +1,7 @@
 """Training data: files of rows, and what their columns make of them."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -45,11 +46,15 @@ def read_rows(paths: Sequence[Path]) -> Dataset:
     Raises InputError for a file that is missing, empty, of an unknown kind or not readable.
     """
     parts = [_read(Path(path)) for path in paths]
-    columns = parts[0].column_names
+    columns = sorted(parts[0].column_names)
     for path, part in zip(paths, parts, strict=True):
-        if part.column_names != columns:
-            raise InputError(f"{path} has columns {part.column_names}, {paths[0]} has {columns}")
-    return concatenate_datasets(parts)
+        if sorted(part.column_names) != columns:
+            names = ", ".join(part.column_names)
+            raise InputError(f"{path} has columns {names}; {paths[0]} has {', '.join(columns)}")
+    try:
+        return concatenate_datasets([part.select_columns(columns) for part in parts])
+    except ValueError as error:
+        raise InputError(f"a column is of another kind in {paths[0]} and in others") from error
 
 
 def _read(path: Path) -> Dataset:
@@ -75,8 +80,18 @@ def _read(path: Path) -> Dataset:
             raise InputError(f"{path} can not be read: {cause}") from error
     if not len(rows):
         raise InputError(f"{path} holds no row")
-    names = {name: OTHER_NAMES[name] for name in rows.column_names if name in OTHER_NAMES}
-    return rows.rename_columns(names)
+    return _renamed(path, rows)
+
+
+def _renamed(path: Path, rows: Dataset) -> Dataset:
+    """The rows under our names. Raises InputError where two columns mean the same."""
+    meant: dict[str, str] = {}
+    for name in rows.column_names:
+        ours = OTHER_NAMES.get(name, name)
+        if ours in meant:
+            raise InputError(f"{path}: columns {meant[ours]!r} and {name!r} both mean {ours!r}")
+        meant[ours] = name
+    return rows.rename_columns({name: ours for ours, name in meant.items() if name != ours})
 
 
 def kind_of(rows: Dataset, allowed: Sequence[Kind]) -> Kind:
@@ -91,15 +106,33 @@ def kind_of(rows: Dataset, allowed: Sequence[Kind]) -> Kind:
 def columns_of(rows: Dataset, kind: Kind) -> Dataset:
     """The kind's own columns in their order, with `negative…` ones where pairs have them.
 
-    Raises InputError, with the row's number from 1, for a text that is none.
+    Raises InputError, with the row's number from 1, for a text, score or label that is none.
     """
     names = list(kind.value)
     if kind is Kind.PAIRS:
         names += sorted(name for name in rows.column_names if name.startswith("negative"))
     rows = rows.select_columns(names)
-    texts = [name for name in names if name not in ("score", "label")]
-    for name in texts:
-        for number, text in enumerate(rows[name], 1):
-            if not isinstance(text, str) or not text.strip():
-                raise InputError(f"row {number}: {name!r} is {text!r}, not a text")
+    for name in names:
+        is_right, wanted = CHECKS.get(name, (_is_text, "a text"))
+        for number, value in enumerate(rows[name], 1):
+            if not is_right(value):
+                raise InputError(f"row {number}: {name!r} is {value!r}, not {wanted}")
     return rows
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _is_label(value: object) -> bool:
+    return isinstance(value, int | str) and value != ""
+
+
+CHECKS: Mapping[str, tuple[Callable[[object], bool], str]] = {
+    "score": (_is_number, "a number"),
+    "label": (_is_label, "a label"),
+}

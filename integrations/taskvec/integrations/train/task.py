@@ -1,6 +1,7 @@
 """Stage 3: one LoRA on the frozen model, or two for the two sides of pairs."""
 
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 from taskvec.core.errors import InputError
 from taskvec.integrations.train import bases, loras
 from taskvec.integrations.train.contrast import ClassContrast
-from taskvec.integrations.train.runs import LossPlot, Run
+from taskvec.integrations.train.runs import LossPlot, Run, by_rows
 from taskvec.integrations.train.settings import TaskSettings
 from taskvec.integrations.train.tables import Kind, columns_of, kind_of, read_rows
 
@@ -86,10 +87,13 @@ def train_task(settings: TaskSettings) -> dict[str, Path]:
     Returns each one's folder, in PEFT's format, for `Encoder.add_task`. Raises InputError for
     settings or data that do not fit, TaskError for a start that is no task of the model.
     """
+    names = [name for name in (settings.name, settings.passage_name) if name is not None]
+    for name in names:
+        if hasattr(nn.ModuleDict, loras.lora_name(name)):
+            raise InputError(f"PEFT cannot hold a LoRA named {name!r}: give it another name")
     run = Run(settings)
     rows, kind = _rows(settings)
     start = run.open()
-    names = [name for name in (settings.name, settings.passage_name) if name is not None]
     folders = {name: settings.out / loras.lora_name(name) for name in names}
     if all(folder.exists() for folder in folders.values()):
         return folders
@@ -119,7 +123,14 @@ def _rows(settings: TaskSettings) -> tuple[Dataset, Kind]:
     if settings.passage_name and kind is not Kind.PAIRS:
         raise InputError("passage_name: only pairs have two sides")
     rows = columns_of(rows, kind)
-    return (rows.class_encode_column("label") if kind is Kind.LABELS else rows), kind
+    if kind is not Kind.LABELS:
+        return rows, kind
+    several = [label for label, count in Counter(rows["label"]).items() if count > 1]
+    if len(several) < 2:
+        raise InputError("labels: fewer than two of them have two texts or more")
+    if settings.batch_size % 2 or settings.batch_size < 4:
+        raise InputError(f"batch_size = {settings.batch_size}: labels need an even one from 4")
+    return rows.class_encode_column("label"), kind
 
 
 def _model(
@@ -145,6 +156,7 @@ def _arguments(
     )
     return SentenceTransformerTrainingArguments(
         **run.arguments(
+            **by_rows(settings),
             batch_sampler=SAMPLERS[kind],
             router_mapping=tasks,
             prompts={name: prompt for name, prompt in prompts.items() if prompt},
