@@ -6,13 +6,14 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 from transformers import BertModel, JinaEmbeddingsV3Model
 
-from taskvec.integrations.train.student import DIMS, mean_pool
+from taskvec.integrations.train.distillation import hidden_loss
+from taskvec.integrations.train.student import DIMS
+from taskvec.integrations.train.transplant import mean_pool
 
 LAYERS = (2, 4, 6)
 TOKEN_BUDGET = 2048
@@ -51,12 +52,6 @@ def batches(rows: Sequence[Sequence[int]], seed: int) -> Iterator[Batch]:
             yield collate([rows[index] for index in group])
 
 
-def tokenize(tokenizer: Tokenizer, texts: Sequence[str], max_tokens: int) -> list[list[int]]:
-    """Token ids of each text, specials included, the end cut off after max_tokens."""
-    rows = [encoding.ids for encoding in tokenizer.encode_batch_fast(list(texts))]
-    return [row if len(row) <= max_tokens else [*row[: max_tokens - 1], row[-1]] for row in rows]
-
-
 def similarity_loss(ours: Tensor, theirs: Tensor) -> Tensor:
     """MSE of the batch's cosine matrices, over all Matryoshka prefixes of ours. (B, D) each."""
     wanted = functional.normalize(theirs, dim=-1)
@@ -67,13 +62,6 @@ def similarity_loss(ours: Tensor, theirs: Tensor) -> Tensor:
         weight = 3.0 if dim == DIMS[-1] else 0.5
         total = total + weight * functional.mse_loss(prefix @ prefix.T, wanted)
     return total
-
-
-def hidden_loss(ours: Tensor, theirs: Tensor, mask: Tensor) -> Tensor:
-    """Squared error over the tokens, relative to the teacher's squares. (B, T, D) each."""
-    weight = mask.unsqueeze(-1).float()
-    error = ((ours.float() - theirs.float()).square() * weight).sum()
-    return error / (theirs.float().square() * weight).sum()
 
 
 def distil_loss(

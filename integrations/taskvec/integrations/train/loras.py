@@ -15,7 +15,7 @@ from taskvec.core.errors import InputError, TaskError
 from taskvec.core.layout_hf import task_folder
 from taskvec.integrations.train.distil import collate
 from taskvec.integrations.train.settings import lora_folder
-from taskvec.integrations.train.student import mean_pool
+from taskvec.integrations.train.transplant import mean_pool
 
 RANK = 4
 ALPHA = 1

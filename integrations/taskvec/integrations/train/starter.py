@@ -18,6 +18,7 @@ from transformers import BertModel, JinaEmbeddingsV3Model
 
 from taskvec.core.errors import InputError, TaskvecError
 from taskvec.integrations.train import distil, loras, samples, student
+from taskvec.integrations.train.batches import tokenize
 from taskvec.integrations.train.card import write_card
 from taskvec.integrations.train.export import convert, write_body
 from taskvec.integrations.train.stages import Figures, LoraStages
@@ -86,7 +87,7 @@ def distil_body(run: Run, minutes: float) -> Figures:
     tokenizer, kept = run.vocabulary
     body = student.new_student(run.teacher, tokenizer, kept)
     texts = samples.distil_texts(run.sources, run.seed)
-    rows = distil.tokenize(tokenizer, texts, distil.MAX_TOKENS)
+    rows = tokenize(tokenizer, texts, distil.MAX_TOKENS)
     figures = distil.distil(body, run.teacher, kept, rows, minutes=minutes, seed=run.seed)
     write_body(body, tokenizer, run.trained)
     return figures

@@ -5,25 +5,16 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import BertModel, JinaEmbeddingsV3Config, JinaEmbeddingsV3Model
 
 from taskvec.core.errors import MissingExtraError
+from taskvec.integrations.train.transplant import layer_weights
 
 DIMS = (32, 64, 128, 256, 384)
 MAX_TOKENS = 8192
 ROPE_BASE = 20_000.0
 TEACHER_MAX_TOKENS = 256
-RENAMES = {
-    "attention.self.query": "self_attn.q_proj",
-    "attention.self.key": "self_attn.k_proj",
-    "attention.self.value": "self_attn.v_proj",
-    "attention.output.dense": "self_attn.o_proj",
-    "attention.output.LayerNorm": "post_attention_layernorm",
-    "intermediate.dense": "mlp.fc1",
-    "output.dense": "mlp.fc2",
-    "output.LayerNorm": "post_mlp_layernorm",
-}
 
 
 def teacher_folder() -> Path:
@@ -102,29 +93,10 @@ def new_student(teacher: BertModel, tokenizer: Tokenizer, kept: Tensor) -> JinaE
     )
     student = JinaEmbeddingsV3Model(config, add_pooling_layer=False)
     student.set_attn_implementation("eager")
-    weights = _renamed(teacher)
+    weights = layer_weights(teacher)
     weights["embeddings.word_embeddings.weight"] = fold_embeddings(
         teacher, kept, tokenizer.token_to_id("[CLS]")
     )
     weights["embeddings.token_type_embeddings.weight"] = torch.zeros(1, source.hidden_size)
     student.load_state_dict(weights)
     return student
-
-
-def _renamed(teacher: BertModel) -> dict[str, Tensor]:
-    weights = {f"embeddings.LayerNorm.{k}": v for k, v in _own(teacher.embeddings.LayerNorm)}
-    for index, layer in enumerate(teacher.encoder.layer):
-        for old, new in RENAMES.items():
-            for name, value in _own(layer.get_submodule(old)):
-                weights[f"layers.{index}.{new}.{name}"] = value
-    return weights
-
-
-def _own(module: nn.Module) -> list[tuple[str, Tensor]]:
-    return [(name, value.detach()) for name, value in module.named_parameters()]
-
-
-def mean_pool(hidden: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the tokens that are not padding. hidden (B, T, D), mask (B, T): (B, D) float32."""
-    weight = mask.unsqueeze(-1).float()
-    return (hidden.float() * weight).sum(1) / weight.sum(1)

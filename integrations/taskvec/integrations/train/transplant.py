@@ -60,14 +60,15 @@ def new_student(
         eos_token_id=specials["eos"],
     )
     student = JinaEmbeddingsV3Model(config, add_pooling_layer=False)
-    weights = _renamed(teacher)
+    weights = layer_weights(teacher)
     weights["embeddings.word_embeddings.weight"] = fold_embeddings(teacher, kept, specials["bos"])
     weights["embeddings.token_type_embeddings.weight"] = torch.zeros(1, source.hidden_size)
     student.load_state_dict(weights)
     return student
 
 
-def _renamed(teacher: BertModel) -> dict[str, Tensor]:
+def layer_weights(teacher: BertModel) -> dict[str, Tensor]:
+    """A BERT model's embedding norm and layers, under the student's names."""
     weights = {f"embeddings.LayerNorm.{k}": v for k, v in _own(teacher.embeddings.LayerNorm)}
     for index, layer in enumerate(teacher.encoder.layer):
         for old, new in RENAMES.items():

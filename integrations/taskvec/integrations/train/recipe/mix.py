@@ -36,7 +36,7 @@ LONG_CHARS = (2000, 4000, 8000)
 
 
 def texts_of(archive: Archive, language: str) -> Texts:
-    """All texts of a language by kind, none twice within a kind but titles of packages."""
+    """All texts of a language by kind; paragraphs and stories each once."""
     described = descriptions.descriptions(archive, language)
     pages = libreoffice.pages(archive, language)
     wholes = ["\n".join(part.text for part in page.paragraphs) for page in pages]
