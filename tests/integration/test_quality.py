@@ -17,7 +17,7 @@ from mteb.abstasks.task_metadata import TaskMetadata
 from taskvec.core import Encoder
 from taskvec.core.errors import DimensionError, InputError
 from taskvec.integrations.cli import main
-from taskvec.integrations.quality import offline, report
+from taskvec.integrations.quality import offline, probes, report
 from taskvec.integrations.quality.collections import Collection, read_collection
 from taskvec.integrations.quality.measures import Measures, measure
 from taskvec.integrations.quality.mteb_encoder import MtebEncoder, task_for
@@ -149,30 +149,96 @@ def test_the_command_prints_tables_and_writes_them(
     checkpoint: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "report"
-    command = ["bench", "quality", "--model", str(checkpoint), "--data", str(folder), "--bm25"]
+    labelled = tmp_path / "topics.jsonl"
+    texts = [("open file", "io"), ("read file", "io"), ("thread lock", "sync"), ("lock", "sync")]
+    labelled.write_text("".join(json.dumps({"text": a, "label": b}) + "\n" for a, b in texts))
+    data = [str(folder), str(labelled)]
+    command = ["bench", "quality", "--model", str(checkpoint), "--data", *data, "--bm25"]
     assert main([*command, "--all-tasks", "--dims", "8", "32", "--out", str(out)]) == 0
     printed = capsys.readouterr().out
     assert "| ranker | dim | bytes | nDCG@10 |" in printed
-    entries = json.loads((out / "quality.json").read_text())
-    named = [(entry["ranker"].removeprefix(str(checkpoint)), entry["dim"]) for entry in entries]
-    assert named[:4] == [
-        ("", 32),
-        ("", 8),
-        (", no task on both sides", 32),
-        (", retrieval.query on both sides", 32),
-    ]
-    assert named[-1] == ("BM25", 0)
-    bm25 = entries[-1]["measures"]
+    found = json.loads((out / "quality.json").read_text())
+    named = [(entry["ranker"], entry["dim"]) for entry in found["searches"]]
+    assert named == [(str(checkpoint), 32), (str(checkpoint), 8), ("BM25", 0)]
+    bm25 = found["searches"][-1]["measures"]
     assert bm25["recall_10"] == pytest.approx((1 / 2 + 1) / 2)
     assert (out / "quality.md").read_text().strip() == printed.strip()
     assert "<svg" in (out / "quality.svg").read_text()
+    tasks = found["tasks"][str(checkpoint)]
+    assert list(tasks)[:2] == ["no task", "retrieval.query"]
+    assert list(tasks)[-1] == "retrieval.query → retrieval.passage"
+    kinds = [(entry["kind"], entry["set"]) for entry in tasks["separation"]]
+    assert kinds == [("retrieval", "small"), ("clustering", "topics"), ("classification", "topics")]
+    pair = tasks["retrieval.query → retrieval.passage"]
+    assert [entry["kind"] for entry in pair] == ["retrieval"]
+    assert pair[0]["figure"] == pytest.approx(found["searches"][0]["measures"]["ndcg_10"])
+    assert f"## {checkpoint}, by task" in printed
+
+
+def encode_as(vectors: dict[str, list[float]]) -> probes.Encode:
+    def encode(texts: Any) -> Any:
+        found = np.array([vectors[text] for text in texts], dtype=np.float32)
+        return found / np.linalg.norm(found, axis=1, keepdims=True)
+
+    return encode
+
+
+def test_similarity_is_the_rank_correlation_of_cosines_and_scores() -> None:
+    encode = encode_as({"a": [1, 0], "b": [1, 0.1], "c": [1, 1], "d": [0, 1]})
+    data = probes.Scored("s", ["a"] * 4, ["d", "c", "b", "a"], [1, 3, 2, 9])
+    # Ranks 1 2 3 4 against 1 3 2 4: 1 - 6 · 2 / (4 · 15).
+    assert probes.similarity(data).measure(encode, encode) == pytest.approx(0.8)
+
+
+def test_clusters_and_classes_are_found_where_vectors_tell_them_apart() -> None:
+    order = np.random.default_rng(0)
+    apart = {
+        f"{c}{i}": [*np.eye(3)[j] + 0.05 * order.random(3)]
+        for j, c in enumerate("xyz")
+        for i in range(20)
+    }
+    noise = {text: [*order.normal(size=3)] for text in apart}
+    data = probes.Labelled("l", list(apart), [text[0] for text in apart])
+    clusters, classes = probes.of_labelled(data)
+    assert clusters.measure(encode_as(apart), encode_as(apart)) == pytest.approx(1.0)
+    assert classes.measure(encode_as(apart), encode_as(apart)) == pytest.approx(1.0)
+    assert clusters.measure(encode_as(noise), encode_as(noise)) < 0.3
+    assert classes.measure(encode_as(noise), encode_as(noise)) < 0.7
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"text": "a"}\n', "has neither text1, text2, score nor text, label"),
+        ("", "has neither"),
+        ('{"text": "a", "label": "x"}\nno\n', r"data.jsonl:2: not JSON"),
+        ('["a"]\n', r"data.jsonl:1: not an object"),
+        ('{"text1": "a", "text2": "b", "score": "high"}\n', "row 1: 'score' is 'high'"),
+        ('{"text": "a", "label": "x"}\n{"text": 3, "label": "x"}\n', "row 2: 'text' is 3"),
+        ('{"text": "a", "label": "x"}\n' * 3, "data has texts of one class alone"),
+    ],
+)
+def test_a_file_that_fits_no_probe_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        probes.read_probes(path)
+
+
+def test_packaged_judgements_are_read_whole() -> None:
+    news, words = offline.news(), offline.word_pairs()
+    assert len(news.scores) == 50 * 49 // 2
+    assert len(words.scores) == 999
+    assert 0 <= min(news.scores) < max(news.scores) <= 1
+    modules = offline.docstring_modules()
+    assert len(set(modules.labels)) > 5
+    assert len(modules.texts) == len(modules.labels)
 
 
 def test_a_table_shows_bytes_for_vectors_alone() -> None:
     figures = Measures(0.5, 0.25, 1.0, 0.125, 0.1)
-    table = report.markdown(
-        [report.Line("c", "m", 64, figures), report.Line("c", "BM25", 0, figures)]
-    )
+    lines = [report.Line("c", "m", 64, figures), report.Line("c", "BM25", 0, figures)]
+    table = report.markdown(report.Report(lines, {}))
     assert "| m | 64 | 256 | 0.500 | 0.250 | 1.000 | 0.125 | 0.100 |" in table
     assert "| BM25 |  |  | 0.500 |" in table
 

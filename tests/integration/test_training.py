@@ -29,6 +29,7 @@ from taskvec.integrations.train.settings import (
     read_settings,
 )
 from taskvec.integrations.train.task import train_task
+from taskvec.integrations.train.teaching import prepare
 from tests.checkpoints import WORDS, tiny_checkpoint
 
 # PEFT 0.21 asks transformers for a property that is being renamed.
@@ -291,6 +292,66 @@ def test_pairs_train_all_weights_with_mined_negatives_and_teachers(
         assert right_first(encoder, rows) > before + 0.2
 
 
+def test_a_pivot_teacher_reads_the_pivots_and_the_other_the_texts(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    teacher = tmp_path / "teacher"
+    with Encoder.load(checkpoint, dtype="float32") as encoder:
+        encoder.save(teacher, layout="hf")
+        german, english = encoder.encode(["lock thread", "open file"])
+    rows = Dataset.from_list(
+        [
+            {"anchor": "open file", "positive": "lock thread", "positive_pivot": "open file"},
+            {"anchor": "read queue", "positive": "parse json", "positive_pivot": None},
+        ]
+    )
+    settings = read_settings(
+        PairsSettings,
+        None,
+        {
+            "data": ("rows.jsonl",),
+            "out": tmp_path,
+            "teachers": (str(teacher),),
+            "pivot_teachers": (str(teacher),),
+        },
+    )
+    ready = prepare(settings, {"rows": rows}, tmp_path / "rows")["rows"]
+    assert ready.column_names == ["anchor", "positive", "label"]
+    labels = np.array(ready["label"], dtype=np.float32).reshape(2, 2, 2, 32)
+    np.testing.assert_allclose(labels[0, 1], [german, english], atol=1e-5)
+    np.testing.assert_allclose(labels[0, 0, 0], english, atol=1e-5)
+    np.testing.assert_allclose(labels[1, :, 0], labels[1, :, 1], atol=1e-6)
+    untaught = settings.model_copy(update={"teachers": (), "pivot_teachers": ()})
+    bare = prepare(untaught, {"rows": rows}, tmp_path / "bare")["rows"]
+    assert bare.column_names == ["anchor", "positive"]
+
+
+def test_a_batch_is_of_one_file_so_that_files_may_differ(
+    checkpoint: Path, write: Write, tmp_path: Path
+) -> None:
+    rows = pairs()
+    hard = [row | {"negative": rows[i - 1]["passage"]} for i, row in enumerate(rows)]
+    teacher = tmp_path / "teacher"
+    with Encoder.load(checkpoint, dtype="float32") as encoder:
+        encoder.save(teacher, layout="hf")
+    settings = task_settings(
+        checkpoint,
+        write(rows),
+        tmp_path / "out",
+        teachers=(str(teacher),),
+        teacher_weight=0.1,
+        steps=60,
+        batch_size=24,
+        **QUICK,
+    )
+    settings = settings.model_copy(update={"data": (*settings.data, write(hard))})
+    folder = train_task(settings)["legal"]
+    with Encoder.load(checkpoint, dtype="float32") as encoder:
+        before = right_first(encoder, rows)
+        encoder.add_task("legal", folder)
+        assert right_first(encoder, rows, ("legal", "legal")) > before + 0.15
+
+
 def test_pretraining_learns_to_fill_gaps_on_short_and_then_on_long_rows(
     checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -330,18 +391,24 @@ def test_pretraining_needs_a_mask_token(checkpoint: Path, write: Write, tmp_path
     ("rows", "more", "message"),
     [
         ([{"foo": "a"}], {}, "the data has columns foo; needed: anchor, positive or text1"),
-        ([{"query": "a", "passage": "b"}, {"query": "c", "passage": " "}], {}, "row 2: 'positive'"),
-        ([{"text": "a", "label": "b"}], {"passage_name": "other"}, "only pairs have two sides"),
-        ([{"text": "a", "label": "b"}] * 3, {}, "fewer than two of them have two texts"),
-        ([{"text": "a", "label": x} for x in "xxyy"], {"batch_size": 7}, "need an even one"),
-        ([{"text": "a", "label": x} for x in ("x", None)], {}, "row 2: 'label' is None"),
-        ([{"text1": "a", "text2": "b", "score": "high"}], {}, "row 1: 'score' is 'high'"),
+        (
+            [{"query": "a", "passage": "b"}, {"query": "c", "passage": " "}] * 4,
+            {},
+            "row 2: 'positive'",
+        ),
+        ([{"text": "a", "label": "b"}] * 8, {"passage_name": "other"}, "only pairs have two sides"),
+        ([{"text": "a", "label": "b"}] * 8, {"teachers": ("x",)}, "only pairs are taught"),
+        ([{"text": "a", "label": "b"}] * 8, {}, "fewer than two of its labels have two texts"),
+        ([{"text": "a", "label": x} for x in "xxyyxxyy"], {"batch_size": 7}, "need an even one"),
+        ([{"text": "a", "label": x} for x in ("x", None) * 4], {}, "row 2: 'label' is None"),
+        ([{"text1": "a", "text2": "b", "score": "high"}] * 8, {}, "row 1: 'score' is 'high'"),
+        ([{"query": "a", "passage": "b"}] * 7, {}, "7 rows, which fill no batch of 8"),
         (
             [{"question": "a", "passage": "b", "answer": "c"}],
             {},
             "'passage' and 'answer' both mean",
         ),
-        ([{"query": "a", "passage": "b"}], {"name": "type"}, "cannot hold a LoRA named 'type'"),
+        ([{"query": "a", "passage": "b"}] * 8, {"name": "type"}, "cannot hold a LoRA named 'type'"),
         ([], {}, "can not be read|holds no row"),
     ],
 )

@@ -3,11 +3,15 @@
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from taskvec.integrations.train.recipe import mix, pieces
+from taskvec.integrations.train.recipe import aligned, mix, pieces, rows
+from taskvec.integrations.train.recipe.aligned import Aligned, Passage
 from taskvec.integrations.train.teachers.e5 import Piece
+from taskvec.integrations.train.texts import descriptions, libreoffice, wesnoth
 from taskvec.integrations.train.texts.archive import Archive
+from taskvec.integrations.train.texts.wordnet import Gloss
 from taskvec.integrations.train.vocabulary import unigram_tokenizer
 
 
@@ -80,3 +84,155 @@ def test_chinese_and_japanese_are_told_by_their_script() -> None:
         True,
         False,
     ]
+
+
+def described(language: str) -> list[descriptions.Description]:
+    """Two hundred packages, the last of which no one translated."""
+    found = [
+        descriptions.Description(
+            f"{i}", f"p{i}", "games", f"{language} {i}", f"text\n{language} {i}"
+        )
+        for i in range(200)
+    ]
+    return found if language == "en" else found[:-1]
+
+
+def explained(language: str) -> list[libreoffice.Page]:
+    text = "A paragraph long enough to say something of its heading"
+    parts = [
+        ("a", "Heading", f"{language} {text}"),
+        ("b", "Heading", "below the same heading, and so not the first"),
+        ("c", "Other", text),
+        ("d", "Short", f"{language} short"),
+    ]
+    paragraphs = [libreoffice.Paragraph(f"scalc/01/x.html#{k}", *rest) for k, *rest in parts]
+    return [libreoffice.Page("scalc/01/x.html", "Heading", tuple(paragraphs))]
+
+
+@pytest.fixture
+def german(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[bool, Aligned]:
+    monkeypatch.setattr(descriptions, "descriptions", lambda _, language: described(language))
+    monkeypatch.setattr(libreoffice, "pages", lambda _, language: explained(language))
+    told = {f"We meet again {i}": f"Wieder einmal {i}" for i in range(100)} | {"a text='x'": "b"}
+    monkeypatch.setattr(wesnoth, "translations", lambda *_: told)
+    archive = Archive(tmp_path)
+    return {out: aligned.aligned(archive, "de", held_out=out) for out in (False, True)}
+
+
+def test_passages_stand_beside_the_english_that_they_translate(
+    german: dict[bool, Aligned],
+) -> None:
+    everything = [*german[False].passages, *german[True].passages]
+    assert Passage("de 7", "text de 7", "en 7", "text en 7", "games") in everything
+    # "Other" is not translated, "Short" too short, and the last package has no German.
+    (help_page,) = [item for item in everything if item.group != "games"]
+    assert help_page.group == "scalc/01"
+    assert help_page.english_text.startswith("en A paragraph")
+    assert len(everything) == 199 + 1
+    assert not any("='" in source for source in german[False].sentences)
+
+
+def test_what_is_held_out_is_in_no_other_language_either(german: dict[bool, Aligned]) -> None:
+    kept, held = ({p.english_heading for p in german[out].passages} for out in (False, True))
+    assert not kept & held
+    assert 0.04 < len(held) / (len(kept) + len(held)) < 0.18
+    assert len(german[True].sentences) + len(german[False].sentences) == 100
+    english = {f"{i}" for i in range(200) if aligned.is_held_out(f"{i}")}
+    assert english - {"199"} == {heading.split()[1] for heading in held if heading[:2] == "en"}
+
+
+@pytest.fixture
+def texts_by_language() -> dict[str, Aligned]:
+    def passage(language: str, i: int) -> Passage:
+        return Passage(
+            f"{language} heading {i}",
+            f"{language} text {i}. " + "And more of it to be a passage of some length.",
+            f"en heading {i}",
+            f"en text {i}",
+            f"group {i % 4}",
+        )
+
+    return {
+        language: Aligned(
+            [passage(language, i) for i in range(60)],
+            {f"en sentence number {i}": f"{language} sentence number {i}" for i in range(40)},
+        )
+        for language in mix.LANGUAGES
+    }
+
+
+GLOSSES = [
+    Gloss(f"word {i}", i % 3, f"meaning {i}", (f"an example of word {i}",)) for i in range(90)
+]
+
+
+def test_pairs_across_languages_carry_their_english_as_pivot(
+    texts_by_language: dict[str, Aligned],
+) -> None:
+    files = rows.pairs(texts_by_language, GLOSSES, seed=0)
+    assert files == rows.pairs(texts_by_language, GLOSSES, seed=0)
+    assert not any(row["anchor_pivot"] for row in files["en-headings"])
+    for row in files["de"]:
+        assert row["anchor"].replace("de ", "en ", 1) == row["anchor_pivot"]
+        assert row["positive_pivot"].startswith("en text")
+    across = files["en-ja"]
+    sides = [(row["anchor"][:2], row["positive"][:2]) for row in across]
+    assert set(sides) == {("en", "ja"), ("ja", "en")}
+    for row in across:
+        foreign = "anchor" if row["anchor"].startswith("ja") else "positive"
+        assert row[f"{foreign}_pivot"].startswith("en")
+        assert [name for name in ("anchor_pivot", "positive_pivot") if row[name]] == [
+            f"{foreign}_pivot"
+        ]
+    held = {gloss.text for gloss in GLOSSES if aligned.is_held_out(gloss.text)}
+    assert held
+    assert not held & {row["positive"] for row in files["en-glosses"]}
+
+
+class Letters:
+    """A judge who counts letters: alike is what has the same ones."""
+
+    def encode_query(self, texts: list[str], *, normalize_embeddings: bool) -> np.ndarray:
+        assert normalize_embeddings
+        counts = np.array([[text.count(chr(c)) for c in range(33, 123)] for text in texts])
+        return counts / np.linalg.norm(counts, axis=1, keepdims=True)
+
+
+def test_scores_are_the_mean_of_both_judges(
+    texts_by_language: dict[str, Aligned], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows, "SCORED", {"en": 50, "de": 50})
+    judge = Letters()
+    found = rows.scored(texts_by_language, GLOSSES, rows.Judges(judge, judge), seed=0)["scored"]
+    assert len(found) == 100
+
+    def english(text: str) -> str:
+        return text.replace("de sentence", "en sentence")
+
+    for row in found:
+        own = judge.encode_query([row["text1"], row["text2"]], normalize_embeddings=True)
+        pivots = [english(row["text1"]), english(row["text2"])]
+        theirs = judge.encode_query(pivots, normalize_embeddings=True)
+        wanted = (own[0] @ own[1] + theirs[0] @ theirs[1]) / 2
+        assert row["score"] == pytest.approx(wanted, abs=1e-5)
+    across = [row for row in found if row["text1"][:2] != row["text2"][:2]]
+    assert across
+    scores = [row["score"] for row in found]
+    assert min(scores) < 0.9 < max(scores)
+
+
+def test_labels_of_few_texts_are_left_out_and_separated_pairs_tell_labels_apart(
+    texts_by_language: dict[str, Aligned], tmp_path: Path
+) -> None:
+    lonely = Passage("alone", "text", "alone", "text", "lonely group")
+    texts_by_language["en"].passages.append(lonely)
+    files = rows.labelled(texts_by_language, GLOSSES, seed=0)
+    labels = Counter(row["label"] for row in files["passages"])
+    assert set(labels) == {f"group {i}" for i in range(4)}
+    label_of = {row["text"]: row["label"] for row in files["passages"]}
+    for row in rows.separated(files, seed=0)["passages-separated"]:
+        same = label_of[row["text1"]] == label_of[row["text2"]]
+        assert row["score"] == float(same)
+    paths = rows.write({"a": [{"text": "x\u2028y"}, {"text": "z"}, {"text": "w"}]}, tmp_path)
+    (thin,) = rows.thin(paths, 2, tmp_path / "thin")
+    assert thin.read_text(encoding="utf-8") == '{"text": "x\u2028y"}\n{"text": "w"}\n'

@@ -1,5 +1,6 @@
-"""Training text, read from files as the packages hold them."""
+"""Training text and what models are measured on, read from files as the packages hold them."""
 
+import gzip
 from pathlib import Path
 
 import polib
@@ -7,7 +8,15 @@ import pytest
 
 from taskvec.core.errors import InputError
 from taskvec.integrations.train.texts import archive as archives
-from taskvec.integrations.train.texts import descriptions, libreoffice, wesnoth, wordnet
+from taskvec.integrations.train.texts import (
+    debian_faq,
+    descriptions,
+    gnome,
+    libreoffice,
+    manpages,
+    wesnoth,
+    wordnet,
+)
 from taskvec.integrations.train.texts.archive import Archive
 
 
@@ -100,6 +109,63 @@ def test_glosses_keep_their_examples_apart(archive: Archive) -> None:
     put(archive, "wordnet-base", "usr/share/wordnet/data.noun", f"  1 licence\n{line}".encode())
     (gloss,) = wordnet.glosses(archive)
     assert gloss == ("entity, living thing", 3, "that which is", ("it is", "so it is"))
+
+
+def test_a_help_page_is_cut_at_its_sections(archive: Archive) -> None:
+    page = """<page xmlns="http://projectmallard.org/1.0/"><info>
+      <link type="seealso" xref="x"/><link type="guide" xref="power#saving"/>
+      <desc>Kurz  gesagt.</desc><credit><name>Wer</name></credit></info>
+      <title>Energie</title><p>Der <gui>Akku</gui> hält.</p>
+      <section><title>Tipps</title><list><item><p>Eins.</p></item></list>
+        <section><title>Mehr</title><p>Zwei.</p></section></section>
+      <section><title>Leer</title></section></page>"""
+    put(
+        archive,
+        "gnome-user-docs",
+        "usr/share/help/de/gnome-help/power.page",
+        page.encode(),
+    )
+    put(
+        archive,
+        "gnome-user-docs",
+        "usr/share/help/de/gnome-help/index.page",
+        b'<page xmlns="http://projectmallard.org/1.0/"><title>Nothing below</title></page>',
+    )
+    (found,) = gnome.help_pages(archive, "de")
+    assert found[:4] == ("gnome-help/power", "power", "Energie", "Kurz gesagt.")
+    assert found.sections == (("", "Der Akku hält."), ("Tipps", "Eins."), ("Mehr", "Zwei."))
+    assert found.text == "Der Akku hält.\nTipps\nEins.\nMehr\nZwei."
+
+
+def test_questions_of_the_faq_have_one_number_in_every_language(archive: Archive) -> None:
+    page = (
+        '<h1 class="title"><a id="choosing"></a>Kapitel 3. Wahl</h1><div class="toc">x</div>'
+        '<h2 class="title"><a id="s3.1"></a>3.1. Welche\n<em>Distribution</em>?</h2>'
+        "</div><p>Die stabile &amp; erprobte ist gut.</p></div>"
+        '<h3 class="title"><a id="arch"></a>3.1.1. Und wenn nicht?</h3><p>Kurz.</p>'
+        '<div class="navfooter"><p>Zurück zum Anfang dieser Seite</p></div>'
+    )
+    path = "usr/share/doc/debian/FAQ/zh-cn/choosing.zh-cn.html"
+    put(archive, "debian-faq-zh-cn", path, page.encode())
+    (found,) = debian_faq.answers(archive, "zh_CN")
+    assert found == (
+        "choosing#s3.1",
+        "Welche Distribution?",
+        "Die stabile & erprobte ist gut.",
+    )
+
+
+def test_a_man_page_is_its_summary_and_plain_text(archive: Archive) -> None:
+    source = (
+        '.\\" Copyright\n.TH x 7\n.SH NAME\nepoll \\- event \\fBfacility\\fP\n.SH "SEE ALSO"\n'
+        "The\n.BR poll (2):\n.nf\nmany \\[bu] files\\&.\n.if n x\n"
+    )
+    for package in manpages.PACKAGES:
+        path = "usr/share/man/man7/epoll.7.gz"
+        put(archive, package, path, gzip.compress(source.encode()))
+        put(archive, package, "usr/share/man/man7/link.7.gz", gzip.compress(b".so man7/epoll.7\n"))
+    (found,) = manpages.man_pages(archive)
+    assert found == ("epoll", "event facility", "See also\nThe poll (2): many files.")
 
 
 def test_a_machine_without_apt_sources_says_so(

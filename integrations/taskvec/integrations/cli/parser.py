@@ -181,17 +181,18 @@ def _add_bench(commands: "argparse._SubParsersAction[Parser]") -> None:
         kinds,
         "quality",
         "how well models find things, beside peers and BM25",
-        "Without --data, on collections that need no download. A folder in BEIR's format holds "
-        "corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv, or TREC's qrels.",
+        "Without --data, on what needs no download. A folder in BEIR's format holds corpus.jsonl, "
+        "queries.jsonl and qrels/SPLIT.tsv, or TREC's qrels. A file of JSON lines holds text1, "
+        "text2 and score, or text and label.",
     )
     quality.add_argument("--model", action="append", help=f"{MODEL_HELP}; may be given again")
-    quality.add_argument("--data", metavar="FOLDER", nargs="+", default=[], help="collections")
+    quality.add_argument("--data", metavar="PATH", nargs="+", default=[], help="what to measure on")
     quality.add_argument("--split", default="test", help="of the judgements (default: %(default)s)")
     quality.add_argument(
         "--dims", type=_positive, nargs="+", default=[], help="Matryoshka dims (default: all)"
     )
     quality.add_argument(
-        "--all-tasks", action="store_true", help="also each task on both sides of the search"
+        "--all-tasks", action="store_true", help="also each task, and none, on everything"
     )
     quality.add_argument(
         "--peer", action="append", default=[], help="a sentence-transformers model beside them"

@@ -30,6 +30,18 @@ class Collection:
             raise InputError(f"{self.name} has no {'queries' if self.documents else 'documents'}")
 
 
+def paired(name: str, asked: Mapping[str, str], told: Mapping[str, str]) -> Collection:
+    """A collection in which the document of a query's own key, alone, answers it.
+
+    asked, told: queries and documents by key; a query without a document is left out.
+    """
+    kept = [key for key in asked if key in told]
+    documents = {f"document {key}": text for key, text in told.items()}
+    queries = {f"query {key}": asked[key] for key in kept}
+    judged = {f"query {key}": {f"document {key}": 1} for key in kept}
+    return Collection(name, documents, queries, judged)
+
+
 def read_collection(folder: Path, split: str = "test") -> Collection:
     """A collection in BEIR's format; queries without a grade above 0 are left out.
 
@@ -53,7 +65,7 @@ def read_collection(folder: Path, split: str = "test") -> Collection:
 
 
 def _texts(path: Path) -> Iterator[tuple[str, str]]:
-    for number, line in _lines(path):
+    for number, line in lines_of(path):
         try:
             entry = json.loads(line)
             title, text = entry.get("title") or "", entry["text"]
@@ -67,7 +79,7 @@ def _judgements(folder: Path, split: str) -> Iterator[tuple[str, str, int]]:
     path = next((folder / name for name in names if (folder / name).exists()), None)
     if path is None:
         raise InputError(f"{folder} has no judgements: none of {', '.join(names)}")
-    for number, line in _lines(path):
+    for number, line in lines_of(path):
         fields = line.split("\t") if path.suffix == ".tsv" else line.split()
         if fields[0] == HEADER:
             continue
@@ -79,7 +91,8 @@ def _judgements(folder: Path, split: str) -> Iterator[tuple[str, str, int]]:
             raise InputError(f"{path}:{number}: not a query, a document and a grade") from None
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+def lines_of(path: Path) -> Iterator[tuple[int, str]]:
+    """Lines that are not blank, numbered from 1. Raises InputError for an unreadable file."""
     try:
         with path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, 1):

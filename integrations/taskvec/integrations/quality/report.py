@@ -1,13 +1,14 @@
 """What was measured, as a Markdown table, as JSON, and as a plot of quality against dim."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
 from taskvec.integrations.quality.measures import Measures
+from taskvec.integrations.quality.probes import Probe, Table
 
 FLOAT_BYTES = 4
 
@@ -21,9 +22,17 @@ class Line(NamedTuple):
     measures: Measures
 
 
-def markdown(lines: Sequence[Line]) -> str:
-    """One table a collection."""
+class Report(NamedTuple):
+    """All figures: of searches, and for each model of every task on every probe."""
+
+    lines: Sequence[Line]
+    tasks: Mapping[str, Table]
+
+
+def markdown(report: Report) -> str:
+    """One table a collection, then one a model with its tasks."""
     parts = []
+    lines = report.lines
     for collection in dict.fromkeys(line.collection for line in lines):
         rows = [line for line in lines if line.collection == collection]
         parts += [
@@ -34,6 +43,8 @@ def markdown(lines: Sequence[Line]) -> str:
             *(_row(line) for line in rows),
             "",
         ]
+    for model, table in report.tasks.items():
+        parts += [f"## {model}, by task", "", by_task(table), ""]
     return "\n".join(parts)
 
 
@@ -43,12 +54,40 @@ def _row(line: Line) -> str:
     return f"| {' | '.join([line.ranker, *size, *figures])} |"
 
 
-def write(lines: Sequence[Line], folder: Path) -> None:
+def by_task(table: Table) -> str:
+    """Rows of tasks, a column a probe, and a kind's mean where it has several probes."""
+    probes = list(next(iter(table.values())))
+    kinds: dict[str, list[Probe]] = {}
+    for probe in probes:
+        kinds.setdefault(probe.kind, []).append(probe)
+    columns = {f"{probe.kind}: {probe.name}": [probe] for probe in probes}
+    columns |= {f"{kind}, mean": found for kind, found in kinds.items() if len(found) > 1}
+    rows = [f"| task | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    for task, figures in table.items():
+        cells = [_mean([figures[p] for p in found if p in figures]) for found in columns.values()]
+        rows.append(f"| {task} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def _mean(figures: Sequence[float]) -> str:
+    return f"{sum(figures) / len(figures):.3f}" if figures else ""
+
+
+def write(report: Report, folder: Path) -> None:
     """Write `quality.md`, `quality.json`, and a plot where a ranker has several dims."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "quality.md").write_text(markdown(lines) + "\n", encoding="utf-8")
+    (folder / "quality.md").write_text(markdown(report) + "\n", encoding="utf-8")
+    lines = report.lines
     entries = [line._replace(measures=line.measures._asdict())._asdict() for line in lines]  # type: ignore[arg-type]
-    (folder / "quality.json").write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
+    tasks = {
+        model: {
+            task: [{"kind": p.kind, "set": p.name, "figure": figure} for p, figure in found.items()]
+            for task, found in table.items()
+        }
+        for model, table in report.tasks.items()
+    }
+    text = json.dumps({"searches": entries, "tasks": tasks}, indent=2, ensure_ascii=False)
+    (folder / "quality.json").write_text(text + "\n", encoding="utf-8")
     curves = {
         key: [line for line in lines if (line.collection, line.ranker) == key]
         for key in dict.fromkeys((line.collection, line.ranker) for line in lines)

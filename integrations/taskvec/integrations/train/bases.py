@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -82,12 +83,17 @@ def write_body(body: JinaEmbeddingsV3Model, start: Path, out: Path) -> None:
         for name in TOKENIZER_FILES:
             if (start / name).exists():
                 shutil.copyfile(start / name, scratch / name)
-        path = scratch / "config.json"
-        config = json.loads(path.read_text(encoding="utf-8"))
-        config |= {
-            "lora_adaptations": [],
-            "task_instructions": {},
-            "matryoshka_dimensions": list(dims_of(start)),
-            "rope_parameters": config_for(start, None).rope_parameters,
-        }
-        path.write_text(json.dumps(config, indent=2), encoding="utf-8")
+        describe(scratch, dims_of(start), read_config(start).rope_base)
+
+
+def describe(folder: Path, dims: Sequence[int], rope_base: float) -> None:
+    """Say in a body's config what a checkpoint of ours has: dims, served RoPE base, no task yet."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config |= {
+        "lora_adaptations": [],
+        "task_instructions": {},
+        "matryoshka_dimensions": list(dims),
+        "rope_parameters": {"rope_type": "default", "rope_theta": rope_base},
+    }
+    path.write_text(json.dumps(config, indent=2), encoding="utf-8")

@@ -4,8 +4,11 @@ from collections.abc import Iterable
 
 import torch
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 from torch import Tensor, nn
 from torch.nn import functional
+
+from taskvec.integrations.train.settings import PairStage
 
 # Above this cosine between two passages, the teachers call one a right answer to both queries.
 FALSE_NEGATIVE = 0.95
@@ -65,6 +68,16 @@ class ClassContrast(nn.Module):
         # softplus(b - a) is -log of exp(a) / (exp(a) + exp(b)).
         each = functional.softplus(others - scores)
         return (each * mates).sum() / mates.sum().clamp(min=1)
+
+
+def pair_loss(model: SentenceTransformer, settings: PairStage) -> nn.Module:
+    """The contrast of pairs that a stage's settings ask for, at the full dim."""
+    if settings.is_taught:
+        return TaughtContrast(
+            model, temperature=settings.temperature, weight=settings.teacher_weight
+        )
+    loss: nn.Module = MultipleNegativesRankingLoss(model, scale=1 / settings.temperature)
+    return loss
 
 
 def _cosines(left: Tensor, right: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from taskvec.integrations.train import bases
 from taskvec.integrations.train.batches import BatchedRows, Row
 from taskvec.integrations.train.runs import LossPlot, Run, WholeTrainer
 from taskvec.integrations.train.settings import Phase, PretrainSettings
-from taskvec.integrations.train.tables import Kind, columns_of, kind_of, read_rows
+from taskvec.integrations.train.tables import Kind, read_rows
 
 MASKS = ("<mask>", "[MASK]")
 
@@ -30,8 +30,8 @@ def pretrain(settings: PretrainSettings) -> Path:
     settings, data or a tokenizer that do not fit.
     """
     run = Run(settings)
-    table = read_rows(settings.data)
-    texts = columns_of(table, kind_of(table, [Kind.TEXTS]))["text"]
+    files, _ = read_rows(settings.data, [Kind.TEXTS])
+    texts = [text for rows in files.values() for text in rows["text"]]
     start = run.open()
     out = settings.out / "model"
     if out.exists():

@@ -84,6 +84,26 @@ class RowStage(Stage):
     max_tokens: Annotated[int, Field(ge=4)] = 256
 
 
+class PairStage(RowStage):
+    """What the stages share that contrast pairs.
+
+    temperature: of the cosines. teachers: sentence-transformers models whose ranking of a batch
+    is learnt too, with weight teacher_weight; several count as their mean. pivot_teachers: more of
+    them, which read a text's pivot, say its English original, in its place where a column
+    `…_pivot` has one: arXiv:2004.09813, section 2.
+    """
+
+    temperature: Rate = 0.05
+    teachers: tuple[str, ...] = ()
+    pivot_teachers: tuple[str, ...] = ()
+    teacher_weight: Rate = 1.0
+
+    @property
+    def is_taught(self) -> bool:
+        """Whether there is any teacher."""
+        return bool(self.teachers or self.pivot_teachers)
+
+
 class Phase(BaseModel):
     """A part of pre-training: texts in rows of at most max_tokens, for some epochs or steps."""
 
@@ -109,27 +129,24 @@ class PretrainSettings(Stage):
     fresh: bool = False
 
 
-class PairsSettings(RowStage):
+class PairsSettings(PairStage):
     """Stage 2, contrast of pairs, by all weights. data: columns `anchor`, `positive`, `negative…`.
 
-    mine: hard negatives to find for every pair. teachers: sentence-transformers models whose
-    ranking of a batch is learnt too, with this weight.
+    mine: hard negatives to find for every pair.
     """
 
     learning_rate: Rate = 2e-5
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    temperature: Rate = 0.05
     mine: Annotated[int, Field(ge=0)] = 0
-    teachers: tuple[str, ...] = ()
-    teacher_weight: Rate = 1.0
 
 
-class TaskSettings(RowStage):
+class TaskSettings(PairStage):
     """Stage 3, a LoRA on the frozen model.
 
     data decides the loss: pairs (`anchor`, `positive`, `negative…`), scored pairs (`text1`,
     `text2`, `score`) or labelled texts (`text`, `label`). passage_name: a second LoRA, for the
     positives and negatives of pairs. start: a task of the model whose LoRA is the start.
+    Teachers are of pairs alone.
     embedding_learning_rate: of the LoRAs on tables, where every step moves few rows far.
     """
 
@@ -141,7 +158,6 @@ class TaskSettings(RowStage):
     passage_start: str | None = None
     learning_rate: Rate = 1e-3
     embedding_learning_rate: Rate = 2e-4
-    temperature: Rate = 0.05
     rank: Positive = 4
     alpha: Rate = 1.0
 
@@ -184,8 +200,9 @@ def _from_folder(values: dict[str, Any], folder: Path) -> dict[str, Any]:
         known["data"] = tuple(folder / str(name) for name in values["data"])
     if isinstance(values.get("model"), str):
         known["model"] = _model_from(folder, values["model"])
-    if isinstance(values.get("teachers"), list):
-        known["teachers"] = tuple(_model_from(folder, str(name)) for name in values["teachers"])
+    for key in ("teachers", "pivot_teachers"):
+        if isinstance(values.get(key), list):
+            known[key] = tuple(_model_from(folder, str(name)) for name in values[key])
     return values | known
 
 

@@ -6,7 +6,7 @@ from enum import Enum
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from datasets import Dataset, concatenate_datasets, load_dataset
+from datasets import Dataset, DatasetDict, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
 from taskvec.core.errors import InputError
@@ -31,6 +31,10 @@ OTHER_NAMES = {
 }
 
 
+# Beside a text's column: what a teacher reads in place of the text.
+PIVOT = "_pivot"
+
+
 class Kind(Enum):
     """What rows are, and the columns that say so."""
 
@@ -40,21 +44,24 @@ class Kind(Enum):
     LABELS = ("text", "label")
 
 
-def read_rows(paths: Sequence[Path]) -> Dataset:
-    """All rows of some files of one kind, their columns under our names.
+def read_rows(
+    paths: Sequence[Path], allowed: Sequence[Kind], least: int = 1
+) -> tuple[DatasetDict, Kind]:
+    """The rows of each file, by a name of the file's own, and the kind that all of them are.
 
-    Raises InputError for a file that is missing, empty, of an unknown kind or not readable.
+    Columns stand under our names, the kind's own in their order; of pairs the negatives too, and
+    last the pivots. Raises InputError for a file that is missing, not readable, of an unknown
+    kind or of fewer rows than `least`, and, with the row's number from 1, for a text, score or
+    label that is none.
     """
-    parts = [_read(Path(path)) for path in paths]
-    columns = sorted(parts[0].column_names)
-    for path, part in zip(paths, parts, strict=True):
-        if sorted(part.column_names) != columns:
-            names = ", ".join(part.column_names)
-            raise InputError(f"{path} has columns {names}; {paths[0]} has {', '.join(columns)}")
-    try:
-        return concatenate_datasets([part.select_columns(columns) for part in parts])
-    except ValueError as error:
-        raise InputError(f"a column is of another kind in {paths[0]} and in others") from error
+    read = [_read(path) for path in paths]
+    kind = _kind_of(read, allowed)
+    for path, table in zip(paths, read, strict=True):
+        if len(table) < least:
+            raise InputError(f"{path} has {len(table)} rows, which fill no batch of {least}")
+    named = (f"{number}-{path.stem}" for number, path in enumerate(paths, 1))
+    rows = [_columns_of(path, table, kind) for path, table in zip(paths, read, strict=True)]
+    return DatasetDict(zip(named, rows, strict=True)), kind
 
 
 def _read(path: Path) -> Dataset:
@@ -94,29 +101,28 @@ def _renamed(path: Path, rows: Dataset) -> Dataset:
     return rows.rename_columns({name: ours for ours, name in meant.items() if name != ours})
 
 
-def kind_of(rows: Dataset, allowed: Sequence[Kind]) -> Kind:
-    """The first allowed kind whose columns are there. Raises InputError where none is."""
+def _kind_of(tables: Sequence[Dataset], allowed: Sequence[Kind]) -> Kind:
     for kind in allowed:
-        if set(kind.value) <= set(rows.column_names):
+        if all(set(kind.value) <= set(rows.column_names) for rows in tables):
             return kind
+    found = dict.fromkeys(", ".join(rows.column_names) for rows in tables)
     wanted = " or ".join(", ".join(kind.value) for kind in allowed)
-    raise InputError(f"the data has columns {', '.join(rows.column_names)}; needed: {wanted}")
+    raise InputError(f"the data has columns {'; '.join(found)}; needed: {wanted}")
 
 
-def columns_of(rows: Dataset, kind: Kind) -> Dataset:
-    """The kind's own columns in their order, with `negative…` ones where pairs have them.
-
-    Raises InputError, with the row's number from 1, for a text, score or label that is none.
-    """
+def _columns_of(path: Path, rows: Dataset, kind: Kind) -> Dataset:
     names = list(kind.value)
+    pivots = []
     if kind is Kind.PAIRS:
-        names += sorted(name for name in rows.column_names if name.startswith("negative"))
-    rows = rows.select_columns(names)
-    for name in names:
+        found = [name for name in rows.column_names if name.startswith("negative")]
+        names += sorted(name for name in found if not name.endswith(PIVOT))
+        pivots = [name + PIVOT for name in names if name + PIVOT in rows.column_names]
+    rows = rows.select_columns([*names, *pivots])
+    for name in [*names, *pivots]:
         is_right, wanted = CHECKS.get(name, (_is_text, "a text"))
         for number, value in enumerate(rows[name], 1):
-            if not is_right(value):
-                raise InputError(f"row {number}: {name!r} is {value!r}, not {wanted}")
+            if not (is_right(value) or (name in pivots and value is None)):
+                raise InputError(f"{path.name}, row {number}: {name!r} is {value!r}, not {wanted}")
     return rows
 
 

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
+from datasets import DatasetDict
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
 from sentence_transformers.sentence_transformer.losses import (
     CoSENTLoss,
     MatryoshkaLoss,
-    MultipleNegativesRankingLoss,
 )
 from sentence_transformers.sentence_transformer.modules import Transformer
 from sentence_transformers.sentence_transformer.training_args import (
@@ -25,10 +24,11 @@ from torch import Tensor, nn
 
 from taskvec.core.errors import InputError
 from taskvec.integrations.train import bases, loras
-from taskvec.integrations.train.contrast import ClassContrast
+from taskvec.integrations.train.contrast import ClassContrast, pair_loss
 from taskvec.integrations.train.runs import LossPlot, Run, by_rows
 from taskvec.integrations.train.settings import TaskSettings
-from taskvec.integrations.train.tables import Kind, columns_of, kind_of, read_rows
+from taskvec.integrations.train.tables import Kind, read_rows
+from taskvec.integrations.train.teaching import prepare
 
 KINDS = (Kind.PAIRS, Kind.SCORES, Kind.LABELS)
 SAMPLERS = {
@@ -92,16 +92,19 @@ def train_task(settings: TaskSettings) -> dict[str, Path]:
         if hasattr(nn.ModuleDict, loras.lora_name(name)):
             raise InputError(f"PEFT cannot hold a LoRA named {name!r}: give it another name")
     run = Run(settings)
-    rows, kind = _rows(settings)
+    files, kind = _rows(settings)
     start = run.open()
     folders = {name: settings.out / loras.lora_name(name) for name in names}
     if all(folder.exists() for folder in folders.values()):
         return folders
     model, trained = _model(settings, start, names)
+    if kind is Kind.PAIRS:
+        with run.processes.main_process_first():
+            files = prepare(settings, files, run.folder / "rows")
     trainer = LoraTrainer(
         model=model,
-        args=_arguments(run, settings, rows, kind),
-        train_dataset=rows,
+        args=_arguments(run, settings, files, kind),
+        train_dataset=files,
         loss=_loss(model, kind, settings, bases.dims_of(start)),
         callbacks=[LossPlot(run.folder)],
     )
@@ -117,20 +120,22 @@ def train_task(settings: TaskSettings) -> dict[str, Path]:
     return folders
 
 
-def _rows(settings: TaskSettings) -> tuple[Dataset, Kind]:
-    rows = read_rows(settings.data)
-    kind = kind_of(rows, KINDS)
+def _rows(settings: TaskSettings) -> tuple[DatasetDict, Kind]:
+    files, kind = read_rows(settings.data, KINDS, least=settings.batch_size)
     if settings.passage_name and kind is not Kind.PAIRS:
         raise InputError("passage_name: only pairs have two sides")
-    rows = columns_of(rows, kind)
+    if settings.is_taught and kind is not Kind.PAIRS:
+        raise InputError("teachers: only pairs are taught")
     if kind is not Kind.LABELS:
-        return rows, kind
-    several = [label for label, count in Counter(rows["label"]).items() if count > 1]
-    if len(several) < 2:
-        raise InputError("labels: fewer than two of them have two texts or more")
+        return files, kind
     if settings.batch_size % 2 or settings.batch_size < 4:
         raise InputError(f"batch_size = {settings.batch_size}: labels need an even one from 4")
-    return rows.class_encode_column("label"), kind
+    for name, rows in files.items():
+        several = [label for label, count in Counter(rows["label"]).items() if count > 1]
+        if len(several) < 2:
+            raise InputError(f"{name}: fewer than two of its labels have two texts or more")
+        files[name] = rows.class_encode_column("label")
+    return files, kind
 
 
 def _model(
@@ -146,9 +151,10 @@ def _model(
 
 
 def _arguments(
-    run: Run, settings: TaskSettings, rows: Dataset, kind: Kind
+    run: Run, settings: TaskSettings, files: DatasetDict, kind: Kind
 ) -> SentenceTransformerTrainingArguments:
-    first, *others = [name for name in rows.column_names if name not in ("score", "label")]
+    columns = dict.fromkeys(name for rows in files.values() for name in rows.column_names)
+    first, *others = [name for name in columns if name not in ("score", "label")]
     passage = settings.passage_name
     tasks = {first: settings.name} | dict.fromkeys(others, passage or settings.name)
     prompts = {first: settings.prompt} | dict.fromkeys(
@@ -170,7 +176,7 @@ def _loss(
 ) -> nn.Module:
     scale = 1 / settings.temperature
     inner: Mapping[Kind, Any] = {
-        Kind.PAIRS: lambda: MultipleNegativesRankingLoss(model, scale=scale),
+        Kind.PAIRS: lambda: pair_loss(model, settings),
         Kind.SCORES: lambda: CoSENTLoss(model, scale=scale),
         Kind.LABELS: lambda: ClassContrast(model, temperature=settings.temperature),
     }

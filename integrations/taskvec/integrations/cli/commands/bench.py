@@ -13,15 +13,15 @@ def run(arguments: argparse.Namespace) -> int:
         from taskvec.integrations.quality.running import Evaluation, evaluate
     evaluation = Evaluation(
         models=arguments.model or ["starter"],
-        folders=[Path(folder) for folder in arguments.data],
+        data=[Path(path) for path in arguments.data],
         split=arguments.split,
         dims=arguments.dims,
         all_tasks=arguments.all_tasks,
         peers=arguments.peer,
         bm25=arguments.bm25,
     )
-    lines = evaluate(evaluation)
-    print(report.markdown(lines))
+    found = evaluate(evaluation)
+    print(report.markdown(found))
     if arguments.out:
-        report.write(lines, Path(arguments.out))
+        report.write(found, Path(arguments.out))
     return 0

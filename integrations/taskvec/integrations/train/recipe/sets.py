@@ -1,0 +1,103 @@
+"""What the starter is measured on: texts that no run reads, from packages of Debian's archive."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from taskvec.integrations.quality import offline, probes
+from taskvec.integrations.quality.collections import Collection, paired
+from taskvec.integrations.train.texts import debian_faq, gnome, manpages
+from taskvec.integrations.train.texts.archive import Archive
+
+LANGUAGES = ("en", "de", "fr", "ja", "zh_CN")
+MIN_OF_A_GUIDE = 8
+# Tokens of a man page by band; as many pages of each are searched.
+BANDS = {"200": (100, 300), "2 000": (1_500, 2_500), "4 000": (3_000, 6_000)}
+PAGES_OF_A_BAND = 60
+
+
+class Sections(NamedTuple):
+    """Sections of pages to find, and each page's own: its beginning, then one text a section.
+
+    pages: by key; a page's sections stand in the collection's order of documents.
+    """
+
+    collection: Collection
+    pages: Mapping[str, tuple[str, ...]]
+
+
+def searches(archive: Archive) -> Iterator[Collection]:
+    """Questions and titles to find answers and pages with: English, other languages, and across."""
+    yield offline.docstrings()
+    yield offline.construction_faq()
+    answers = {language: debian_faq.answers(archive, language) for language in LANGUAGES}
+    pages = {language: translated(archive, language) for language in LANGUAGES}
+    english_answers = {item.key: item.text for item in answers["en"]}
+    english_pages = {page.key: page.text for page in pages["en"]}
+    for language in LANGUAGES:
+        questions = {item.key: item.question for item in answers[language]}
+        titles = {page.key: page.title for page in pages[language]}
+        told = {item.key: item.text for item in answers[language]}
+        yield paired(f"Debian FAQ, {language}", questions, told)
+        yield paired(f"GNOME help, {language}", titles, {p.key: p.text for p in pages[language]})
+        if language != "en":
+            yield paired(f"Debian FAQ, {language} → en", questions, english_answers)
+            yield paired(f"GNOME help, {language} → en", titles, english_pages)
+
+
+def translated(archive: Archive, language: str) -> list[gnome.HelpPage]:
+    """Pages of GNOME's help whose title is translated; all of them in English."""
+    pages = gnome.help_pages(archive, language)
+    if language == "en":
+        return pages
+    english = {page.key: page.title for page in gnome.help_pages(archive, "en")}
+    return [page for page in pages if english.get(page.key) != page.title]
+
+
+def tasks(archive: Archive) -> list[probes.Probe]:
+    """What the LoRAs are compared on: searches, similarity, clusters and classes."""
+    found = [probes.retrieval(collection) for collection in searches(archive)]
+    found += [probes.similarity(offline.news()), probes.similarity(offline.word_pairs())]
+    labelled = [offline.docstring_modules(), *(guides(archive, name) for name in ("en", "de"))]
+    found += [probes.clustering(data) for data in labelled]
+    return found + [probes.classification(data) for data in labelled]
+
+
+def guides(archive: Archive, language: str) -> probes.Labelled:
+    """Pages of GNOME's help by the guide that lists them."""
+    pages = [page for page in translated(archive, language) if page.guide]
+    counts = Counter(page.guide for page in pages)
+    kept = [page for page in pages if counts[page.guide] >= MIN_OF_A_GUIDE]
+    texts = [f"{page.title}. {page.text}" for page in kept]
+    return probes.Labelled(f"GNOME help by guide, {language}", texts, [p.guide for p in kept])
+
+
+def sections(archive: Archive) -> Sections:
+    """Sections asked for by their page's title and their own, neither of which they repeat."""
+    queries, documents, pages = {}, {}, {}
+    for page in gnome.help_pages(archive, "en"):
+        titled = [part for part in page.sections if part.title]
+        if len(titled) < 2:
+            continue
+        pages[page.key] = (page.title, *(part.text for part in titled))
+        for number, part in enumerate(titled):
+            key = f"{page.key}#{number}"
+            queries[key], documents[key] = f"{page.title}: {part.title}", part.text
+    return Sections(paired("GNOME help, sections", queries, documents), pages)
+
+
+def by_length(
+    archive: Archive, tokens: Callable[[Sequence[str]], Sequence[int]]
+) -> Iterator[Collection]:
+    """Man pages found by the line that sums each up, in bands of length, as many pages in each.
+
+    tokens: counts those of each text.
+    """
+    pages = manpages.man_pages(archive)
+    counts = tokens([page.text for page in pages])
+    lengths = {page.name: count for page, count in zip(pages, counts, strict=True)}
+    for name, (least, most) in BANDS.items():
+        band = [page for page in pages if least <= lengths[page.name] < most][:PAGES_OF_A_BAND]
+        asked = {page.name: page.summary for page in band}
+        told = {page.name: page.text for page in band}
+        yield paired(f"man pages of {name} tokens", asked, told)
