@@ -39,7 +39,7 @@ bench-full: $(VENV)/bench  ## the same with all 24 layers and more repeats, more
 	$(BIN)/python -m benchmarks --full --device $(DEVICE) $(BENCH)
 
 starter: $(VENV)/dev  ## train the packaged model anew
-	$(BIN)/python -m taskvec.integrations.train.starter --out build/starter
+	$(BIN)/python -m taskvec.integrations.train.recipe --work build/recipe --out build/starter
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }

@@ -108,6 +108,12 @@ def test_two_loras_learn_pairs_and_are_served_beside_the_models_own(
         **QUICK,
     )
     folders = train_task(settings)
+    trained = load_file(folders["legal"] / "adapter_model.safetensors")
+    for name, value in trained.items():
+        # The original layout has one fused matrix for the three, and so one A.
+        if "q_proj.lora_A" in name:
+            for other in ("k_proj", "v_proj"):
+                assert torch.equal(value, trained[name.replace("q_proj", other)])
     with Encoder.load(checkpoint, dtype="float32") as encoder:
         before = right_first(encoder, rows)
         encoder.add_task("legal", folders["legal"], prompt="Find: ")

@@ -4,9 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from taskvec.integrations.train import samples
 from taskvec.integrations.train.texts import docstrings
-from taskvec.integrations.train.texts.wordnet import Gloss
 
 
 @pytest.fixture(scope="module")
@@ -67,10 +65,3 @@ def test_docstrings_are_read_without_importing(tmp_path: Path) -> None:
     assert docstrings.docstrings("train", tmp_path) == [
         docstrings.Docstring("tkinter", "First.", "Second.")
     ]
-
-
-def test_labelled_texts_hold_out_what_is_not_trained_on() -> None:
-    glosses = [Gloss(f"word {i}", i % 2, f"gloss {i}", ()) for i in range(200)]
-    training, held_out = samples.labelled_texts(samples.Sources([], [], glosses), seed=0)
-    assert held_out
-    assert not {text.text for text in training} & {text.text for text in held_out}

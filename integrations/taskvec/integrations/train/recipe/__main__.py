@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from taskvec.core.errors import InputError, TaskvecError
+from taskvec.integrations.train.recipe.card import write_licence
 from taskvec.integrations.train.recipe.stages import Recipe
 
 
@@ -24,6 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise InputError(f"{options.out} is not empty: give --out a new folder")
         work.mkdir(parents=True, exist_ok=True)
         Recipe(work.resolve(), options.seed).write(options.out)
+        write_licence(options.out)
     except TaskvecError as error:
         parser.error(str(error))
 

@@ -20,6 +20,7 @@ from taskvec.integrations.quality.measures import measure
 from taskvec.integrations.quality.rankers import Bm25, Model, Peer, Ranker, nearest
 from taskvec.integrations.quality.report import Line
 from taskvec.integrations.train.recipe import sets
+from taskvec.integrations.train.recipe.card import write_card
 from taskvec.integrations.train.recipe.stages import Recipe
 from taskvec.integrations.train.teachers.sentences import minilm
 from taskvec.integrations.train.transplant import ROPE_BASE
@@ -43,7 +44,7 @@ def chunking(encoder: Encoder, found: sets.Sections) -> list[Line]:
     collection = found.collection
     asked = encoder.encode(list(collection.queries.values()), task=QUERY)
     alone = encoder.encode(list(collection.documents.values()), task=PASSAGE)
-    late = np.concatenate([_within(encoder, parts) for parts in found.pages.values()])
+    late = np.concatenate([within(encoder, parts) for parts in found.pages.values()])
     return [
         Line(collection.name, name, encoder.dim, measure(collection.judgements, ranking))
         for name, ranking in (
@@ -53,7 +54,7 @@ def chunking(encoder: Encoder, found: sets.Sections) -> list[Line]:
     ]
 
 
-def _within(encoder: Encoder, parts: Sequence[str]) -> np.ndarray:
+def within(encoder: Encoder, parts: Sequence[str]) -> np.ndarray:
     """Vectors of a page's parts but the first, read in one text."""
     ends = np.cumsum([len(part) + 1 for part in parts])
     spans = [(int(end) - len(p) - 1, int(end)) for p, end in zip(parts, ends, strict=True)]
@@ -106,10 +107,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, required=True, help="the recipe's folder")
     parser.add_argument("--model", default="starter", help="name or folder (default: %(default)s)")
     parser.add_argument("--only", choices=PARTS, nargs="+", default=list(PARTS))
+    parser.add_argument("--card", action="store_true", help="write MODEL's README.md too")
     options = parser.parse_args(arguments)
     recipe = Recipe(options.work.resolve())
+    tables = {}
     for part in options.only:
-        print(f"## {part}\n\n{PARTS[part](recipe, options.model)}\n", flush=True)  # noqa: T201
+        tables[part] = PARTS[part](recipe, options.model)
+        print(f"## {part}\n\n{tables[part]}\n", flush=True)  # noqa: T201
+    if options.card:
+        write_card(recipe, Path(options.model), tables)
 
 
 def _searches(recipe: Recipe, model: str) -> str:

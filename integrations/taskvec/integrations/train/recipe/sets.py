@@ -100,4 +100,5 @@ def by_length(
         band = [page for page in pages if least <= lengths[page.name] < most][:PAGES_OF_A_BAND]
         asked = {page.name: page.summary for page in band}
         told = {page.name: page.text for page in band}
-        yield paired(f"man pages of {name} tokens", asked, told)
+        if band:
+            yield paired(f"man pages of {name} tokens", asked, told)

@@ -1,5 +1,6 @@
 """The starter's second and third stages: the library's own commands on the recipe's rows."""
 
+import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -9,12 +10,12 @@ from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
 from taskvec.core import Encoder
-from taskvec.integrations.train.loras import PROMPTS
 from taskvec.integrations.train.pairs import train_pairs
 from taskvec.integrations.train.recipe import rows
 from taskvec.integrations.train.recipe.aligned import Aligned, aligned
 from taskvec.integrations.train.recipe.body import Work, distil
 from taskvec.integrations.train.recipe.mix import LANGUAGES
+from taskvec.integrations.train.runs import last_checkpoint
 from taskvec.integrations.train.settings import PairsSettings, TaskSettings, read_settings
 from taskvec.integrations.train.task import train_task
 from taskvec.integrations.train.teachers import e5
@@ -22,6 +23,11 @@ from taskvec.integrations.train.teachers.sentences import minilm, write_e5
 from taskvec.integrations.train.texts.wordnet import Gloss, glosses
 from taskvec.integrations.train.transplant import ROPE_BASE
 
+# As jina-embeddings-v3 has them; the other tasks have none.
+PROMPTS = {
+    "retrieval.query": "Represent the query for retrieving evidence documents: ",
+    "retrieval.passage": "Represent the document for retrieval: ",
+}
 PAIRS: Mapping[str, Any] = {
     "learning_rate": 1e-4,
     "batch_size": 32,
@@ -64,6 +70,13 @@ class Recipe:
             told = dict(TASK) | {"name": name, "model": str(self.paired), "out": out} | given
             done |= train_task(read_settings(TaskSettings, None, told | {"seed": self.seed}))
         return done
+
+    def used(self, name: str) -> int:
+        """How many rows a stage has read: "pairs", or the name of a task's run."""
+        run = self.folder / ("pairs" if name == "pairs" else f"tasks/{name}") / "run"
+        state = Path(str(last_checkpoint(run))) / "trainer_state.json"
+        found = json.loads(state.read_text(encoding="utf-8"))
+        return int(found["max_steps"]) * int(found["train_batch_size"])
 
     def write(self, out: Path) -> None:
         """The whole model into a new folder, in the original layout, base matrices as int8 rows."""

@@ -1,0 +1,71 @@
+"""The starter's model card: a template filled with what the runs did and what was measured."""
+
+import json
+import platform
+import re
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+
+from taskvec.core.config import read_config
+from taskvec.integrations.train.recipe import body, stages
+from taskvec.integrations.train.recipe.stages import Recipe
+from taskvec.integrations.train.texts.docstrings import docstring_pairs
+
+PACKAGE = "taskvec.integrations.train.recipe"
+CARD_BYTES = 12_000
+
+
+def write_licence(out: Path) -> None:
+    """Put the licence and what the weights are derived from beside them."""
+    for name in ("LICENSE", "NOTICE"):
+        text = (files(PACKAGE) / "card" / name).read_text("utf-8")
+        (out / name).write_text(text, encoding="utf-8")
+
+
+def write_card(recipe: Recipe, out: Path, tables: Mapping[str, str]) -> None:
+    """Write the README.md of a checkpoint. tables: by the template's names."""
+    config = read_config(out)
+    bytes_ = sum(path.stat().st_size for path in out.iterdir() if path.name != "README.md")
+    values = {
+        "layers": config.layers,
+        "hidden": config.hidden,
+        "vocab": f"{config.vocab:,}".replace(",", " "),
+        "dims": ", ".join(map(str, config.dims)),
+        "megabytes": f"{(bytes_ + CARD_BYTES) / 1e6:.1f}",
+        "docstrings": len(docstring_pairs("test")),
+        "distil_steps": _steps(recipe.folder / "distil" / "loss.jsonl"),
+        "pairs": _spaced(recipe.used("pairs")),
+        "retrieval": _spaced(recipe.used("retrieval.query")),
+        "scored": _spaced(recipe.used("text-matching")),
+        "separated": _spaced(recipe.used("separation")),
+        "labelled": _spaced(recipe.used("classification")),
+        "trained_tokens": _spaced(body.MAX_TOKENS),
+        "pair_tokens": stages.PAIRS["max_tokens"],
+        "python": platform.python_version(),
+        "release": release(),
+        "seed": recipe.seed,
+    }
+    template = (files(PACKAGE) / "card" / "README.md").read_text("utf-8")
+    text = Template(template).substitute(values | dict(tables))
+    (out / "README.md").write_text(text, encoding="utf-8")
+
+
+def _spaced(count: int) -> str:
+    return f"{count:,}".replace(",", " ")
+
+
+def _steps(path: Path) -> str:
+    last = path.read_text(encoding="utf-8").splitlines()[-1]
+    return _spaced(json.loads(last)["step"])
+
+
+def release() -> str:
+    """The name of the Debian release whose archive was read, such as "bookworm"."""
+    try:
+        text = Path("/etc/os-release").read_text(encoding="utf-8")
+    except OSError:
+        return "unknown release"
+    found = re.search(r"^VERSION_CODENAME=(\w+)", text, re.MULTILINE)
+    return found[1] if found else "unknown release"
