@@ -24,7 +24,7 @@ from taskvec.core.embedder import Array
 from taskvec.core.errors import InputError
 from taskvec.integrations.quality.collections import Collection, lines_of
 from taskvec.integrations.quality.measures import measure
-from taskvec.integrations.quality.rankers import nearest
+from taskvec.integrations.quality.rankers import Once, nearest
 
 SEEDS = range(5)
 TAUGHT = 16
@@ -182,15 +182,16 @@ def by_task(embedder: Embedder, probes: Sequence[Probe]) -> Table:
     sides |= {task: (task, task) for task in embedder.tasks}
     if set(RETRIEVAL) <= set(embedder.tasks):
         sides[PAIR] = RETRIEVAL
+    known = {task: Once(partial(_encode, embedder, task)) for task in (None, *embedder.tasks)}
     table: dict[str, dict[Probe, float]] = defaultdict(dict)
     for row, tasks in sides.items():
-        query, document = (partial(_encode, embedder, task) for task in tasks)
+        query, document = (known[task] for task in tasks)
         for probe in probes:
             if row != PAIR or probe.kind == "retrieval":
                 table[row][probe] = probe.measure(query, document)
     return table
 
 
-def _encode(embedder: Embedder, task: str | None, texts: Sequence[str]) -> Array:
-    vectors: Array = embedder.encode(list(texts), task=task)
+def _encode(embedder: Embedder, task: str | None, texts: list[str]) -> Array:
+    vectors: Array = embedder.encode(texts, task=task)
     return vectors

@@ -1,7 +1,7 @@
 """What ranks the documents of a collection: a model at a dim, a peer, or BM25."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import bm25s  # type: ignore[import-untyped]
@@ -39,6 +39,22 @@ class Ranker(Protocol):
         """The documents of every query, by score."""
 
 
+class Once:
+    """An encode that remembers: no text is encoded twice, whichever sets it is in."""
+
+    def __init__(self, encode: Callable[[list[str]], Array]) -> None:
+        self._encode = encode
+        self._known: dict[str, Array] = {}
+
+    def __call__(self, texts: Iterable[str]) -> Array:
+        """Vectors (B, D) of texts."""
+        texts = list(texts)
+        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        if new:
+            self._known |= zip(new, self._encode(new), strict=True)
+        return np.stack([self._known[text] for text in texts])
+
+
 class Model:
     """An embedder, queries with one task and documents with another, at some dims.
 
@@ -57,15 +73,18 @@ class Model:
         self.embedder = embedder
         self.dims = tuple(dims or (embedder.dim,))
         self.tasks = tasks
+        query, document = tasks
+        self._queries = Once(lambda texts: embedder.encode(texts, task=query))
+        self._documents = Once(
+            lambda texts: embedder.encode(texts, task=document, show_progress=True)
+        )
 
     def rank(self, collection: Collection) -> list[Entry]:
         """A ranking for each dim, the first ones first. Raises DimensionError for a foreign dim."""
         for dim in self.dims:
             self.embedder.encode([], task=self.tasks[0], dim=dim)
-        queries = self.embedder.encode(list(collection.queries.values()), task=self.tasks[0])
-        documents = self.embedder.encode(
-            list(collection.documents.values()), task=self.tasks[1], show_progress=True
-        )
+        queries = self._queries(collection.queries.values())
+        documents = self._documents(collection.documents.values())
         return [
             Entry(self.name, dim, nearest(collection, prefix(queries, dim), prefix(documents, dim)))
             for dim in self.dims
@@ -78,15 +97,16 @@ class Peer:
     def __init__(self, name: str, model: "SentenceTransformer") -> None:
         self.name = name
         self.model = model
+        self._queries = Once(lambda texts: unit(model.encode_query(texts)))
+        self._documents = Once(
+            lambda texts: unit(model.encode_document(texts, show_progress_bar=True))
+        )
 
     def rank(self, collection: Collection) -> list[Entry]:
         """One ranking, at the model's own dim."""
-        queries = self.model.encode_query(list(collection.queries.values()))
-        documents = self.model.encode_document(
-            list(collection.documents.values()), show_progress_bar=True
-        )
-        dim = queries.shape[1]
-        return [Entry(self.name, dim, nearest(collection, unit(queries), unit(documents)))]
+        queries = self._queries(collection.queries.values())
+        documents = self._documents(collection.documents.values())
+        return [Entry(self.name, queries.shape[1], nearest(collection, queries, documents))]
 
 
 class Bm25:
