@@ -25,7 +25,7 @@ CROSS_PAIRS = {"de": 600, "fr": 600, "ja": 600, "zh_CN": 600, "es": 200, "it": 2
 STORY_SHARE = 0.5
 MIN_REST_CHARS = 40
 MIN_SENTENCE_CHARS = 20
-SCORED = {"en": 4_000, "de": 1_500, "fr": 1_500, "ja": 1_500, "zh_CN": 1_500, "es": 500, "it": 500}
+SCORED = {"en": 2_000, "de": 800, "fr": 800, "ja": 800, "zh_CN": 800, "es": 250, "it": 250}
 POOL = 3_000
 # Of the pairs to score: alike by the teachers, translations of each other, and any two.
 ALIKE, TRANSLATED = 0.5, 0.15
