@@ -70,7 +70,11 @@ def taught(settings: PairStage, rows: Dataset, pivots: Pivots) -> Dataset:
 
 
 def _teachers(settings: PairStage, pivots: Pivots) -> Iterator[tuple[SentenceTransformer, Pivots]]:
-    for name in settings.teachers:
-        yield SentenceTransformer(name, trust_remote_code=False), {}
-    for name in settings.pivot_teachers:
-        yield SentenceTransformer(name, trust_remote_code=False), pivots
+    found: list[tuple[str, Pivots]] = [(name, {}) for name in settings.teachers]
+    found += [(name, pivots) for name in settings.pivot_teachers]
+    for name, own in found:
+        teacher = SentenceTransformer(name, trust_remote_code=False)
+        # As much as the student is shown, or it would have to guess the rest.
+        limits = (settings.max_tokens, teacher.max_seq_length)
+        teacher.max_seq_length = min(limit for limit in limits if limit)
+        yield teacher, own

@@ -30,15 +30,9 @@ POOL = 3_000
 # Of the pairs to score: alike by the teachers, translations of each other, and any two.
 ALIKE, TRANSLATED = 0.5, 0.15
 NEIGHBOURS = 12
-LABELLED = {
-    "en": 6_000,
-    "de": 1_200,
-    "fr": 1_200,
-    "ja": 1_200,
-    "zh_CN": 1_200,
-    "es": 400,
-    "it": 400,
-}
+LABELLED = {"en": 3_200, "de": 600, "fr": 600, "ja": 600, "zh_CN": 600, "es": 200, "it": 200}
+# Texts of a file that are paired with one of their label and one of any.
+SEPARATED = 1_000
 MIN_OF_A_LABEL = 8
 
 
@@ -190,7 +184,7 @@ def separated(files: Mapping[str, Sequence[Row]], seed: int) -> dict[str, list[R
         for row in rows:
             mates[row["label"]].append(row["text"])
         found = []
-        for row in rows:
+        for row in _some(rows, SEPARATED, order):
             other = order.choice(rows)
             mate = order.choice(mates[row["label"]])
             same = float(other["label"] == row["label"])

@@ -36,7 +36,7 @@ PAIRS: Mapping[str, Any] = {
     "teacher_weight": 2.0,
 }
 # What every LoRA's run is told beside its name and data.
-TASK: Mapping[str, Any] = {"batch_size": 32, "max_tokens": 96, "rope_base": ROPE_BASE}
+TASK: Mapping[str, Any] = {"batch_size": 32, "max_tokens": 64, "rope_base": ROPE_BASE}
 # Of the pairs, what the retrieval LoRAs see again: every second one.
 RETRIEVAL_STRIDE = 2
 
@@ -92,6 +92,7 @@ class Recipe:
             "prompt": PROMPTS[query],
             "passage_name": passage,
             "passage_prompt": PROMPTS[passage],
+            "max_tokens": PAIRS["max_tokens"],
         }
         files = self._task_files
         return {
