@@ -327,6 +327,12 @@ def test_a_pivot_teacher_reads_the_pivots_and_the_other_the_texts(
     np.testing.assert_allclose(labels[0, 1], [german, english], atol=1e-5)
     np.testing.assert_allclose(labels[0, 0, 0], english, atol=1e-5)
     np.testing.assert_allclose(labels[1, :, 0], labels[1, :, 1], atol=1e-6)
+    # A teacher reads no more of a text than the student will.
+    short = settings.model_copy(update={"max_tokens": 5, "pivot_teachers": ()})
+    texts = ["open file read queue parse json value", "open file read"]
+    cut = Dataset.from_list([{"anchor": text, "positive": text} for text in texts])
+    labels = np.array(prepare(short, {"rows": cut}, tmp_path / "short")["rows"]["label"])
+    np.testing.assert_allclose(labels[0], labels[1], atol=1e-6)
     untaught = settings.model_copy(update={"teachers": (), "pivot_teachers": ()})
     bare = prepare(untaught, {"rows": rows}, tmp_path / "bare")["rows"]
     assert bare.column_names == ["anchor", "positive"]
