@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := core adapters integrations tests examples benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types unit wheel bench bench-full starter clean
+.PHONY: help demo test lint types unit wheel bench bench-full starter starter-figures clean
 DEVICE ?= cpu
 # More of the command line, such as `make bench BENCH='--only A,E --isa avx512_core_bf16'`.
 BENCH ?=
@@ -38,8 +38,12 @@ bench: $(VENV)/bench  ## speed against peers in the same run, some ten minutes; 
 bench-full: $(VENV)/bench  ## the same with all 24 layers and more repeats, more than an hour
 	$(BIN)/python -m benchmarks --full --device $(DEVICE) $(BENCH)
 
-starter: $(VENV)/dev  ## train the packaged model anew
+starter: $(VENV)/dev  ## train the packaged model anew, some hours
 	$(BIN)/python -m taskvec.integrations.train.recipe --work build/recipe --out build/starter
+
+starter-figures: $(VENV)/dev  ## measure what `make starter` made, and write its model card
+	$(BIN)/python -m taskvec.integrations.train.recipe.evaluation --work build/recipe \
+	  --model build/starter --card
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
