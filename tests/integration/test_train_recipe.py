@@ -1,0 +1,116 @@
+"""The starter's second and third stages from end to end, on a tiny body with tiny teachers."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+
+from taskvec.core import Encoder
+from taskvec.core.errors import InputError
+from taskvec.integrations.train.recipe import __main__ as command
+from taskvec.integrations.train.recipe import card, rows, stages
+from taskvec.integrations.train.recipe.aligned import Aligned, Passage
+from taskvec.integrations.train.recipe.mix import LANGUAGES
+from taskvec.integrations.train.texts.wordnet import Gloss
+from tests.checkpoints import WORDS, tiny_checkpoint
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
+    pytest.mark.timeout(300),
+]
+
+
+def words(start: int, count: int) -> str:
+    return " ".join(WORDS[(start + i) % len(WORDS)] for i in range(count))
+
+
+def texts(language: str) -> Aligned:
+    shift = len(language) + ord(language[0])
+
+    def passage(i: int) -> Passage:
+        own, english = (f"{words(i + s, 4)}. {words(i + s + 4, 4)}" for s in (shift, 0))
+        return Passage(words(i + shift, 3), own, words(i, 3), english, f"group {i % 2}")
+
+    passages = [passage(i) for i in range(24)]
+    return Aligned(passages, {words(i, 5): words(i + shift, 5) for i in range(24)})
+
+
+@pytest.fixture
+def recipe(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> stages.Recipe:
+    for name in ("PAIRS", "OWN_PAIRS", "CROSS_PAIRS", "SCORED", "LABELLED"):
+        few = 16 if name == "LABELLED" else 8
+        monkeypatch.setattr(rows, name, dict.fromkeys(getattr(rows, name), few))
+    monkeypatch.setattr(rows, "MIN_SENTENCE_CHARS", 1)
+    monkeypatch.setattr(rows, "MIN_REST_CHARS", 1)
+    quick = {"batch_size": 4, "steps": 2, "save_steps": 1}
+    monkeypatch.setattr(stages, "PAIRS", stages.PAIRS | quick)
+    monkeypatch.setattr(stages, "TASK", stages.TASK | quick)
+    body, teacher = tmp_path / "body", tmp_path / "teacher"
+    with Encoder.load(checkpoint, dtype="float32") as encoder:
+        encoder.save(body, layout="hf")
+    with Encoder.load(tiny_checkpoint(tmp_path / "other", "hf", seed=5)) as encoder:
+        encoder.save(teacher, layout="hf")
+    made = stages.Recipe(tmp_path / "work")
+    vars(made)["body"] = body
+    vars(made)["teachers"] = {"teachers": (str(teacher),), "pivot_teachers": (str(teacher),)}
+    vars(made)["_aligned"] = {language: texts(language) for language in LANGUAGES}
+    vars(made)["_glosses"] = [
+        Gloss(words(i, 1), i % 2, words(i, 4), (words(i, 5),)) for i in range(40)
+    ]
+    return made
+
+
+def test_two_stages_make_a_model_with_all_five_tasks(recipe: stages.Recipe, tmp_path: Path) -> None:
+    out = tmp_path / "starter"
+    recipe.write(out)
+    text = words(3, 6)
+    with Encoder.load(out, dtype="float32") as encoder, Encoder.load(recipe.body) as body:
+        assert set(encoder.tasks) == {*stages.PROMPTS, *("separation", "classification")} | {
+            "text-matching"
+        }
+        assert {
+            task: prompt for task, prompt in encoder.prompts.items() if prompt
+        } == stages.PROMPTS
+        vectors = [encoder.encode(text, task=task) for task in (None, *encoder.tasks)]
+        assert not np.allclose(vectors[0], body.encode(text), atol=1e-4)
+    for i, left in enumerate(vectors):
+        for right in vectors[i + 1 :]:
+            assert not np.allclose(left, right, atol=1e-6)
+    with safe_open(out / "model.safetensors", "pt") as file:
+        kinds = {str(file.get_slice(name).get_dtype()) for name in file.keys()}  # noqa: SIM118
+    assert "I8" in kinds
+    assert recipe.used("pairs") == recipe.used("text-matching") == 8
+    written = (out / "model.safetensors").stat().st_mtime_ns
+    with pytest.raises(InputError, match="not empty"):
+        recipe.write(out)
+    assert (out / "model.safetensors").stat().st_mtime_ns == written
+
+
+def test_the_card_says_what_the_runs_did(recipe: stages.Recipe, tmp_path: Path) -> None:
+    out = tmp_path / "starter"
+    recipe.write(out)
+    card.write_licence(out)
+    distil = recipe.folder / "distil"
+    distil.mkdir()
+    (distil / "loss.jsonl").write_text(json.dumps({"step": 1200, "loss": 0.4}) + "\n")
+    tables = {name: f"table of {name}" for name in ("searches", "tasks", "lengths", "chunking")}
+    card.write_card(recipe, out, tables)
+    text = (out / "README.md").read_text(encoding="utf-8")
+    assert all(table in text for table in tables.values())
+    assert "| 1 200 steps" in text
+    assert "| 8 scored pairs" in text
+    assert "$" not in text
+    assert "multilingual-e5-small" in (out / "NOTICE").read_text(encoding="utf-8")
+
+
+def test_a_folder_that_holds_something_is_refused_in_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "old").write_text("weights")
+    with pytest.raises(SystemExit) as caught:
+        command.main(["--out", str(tmp_path)])
+    assert caught.value.code == 2
+    assert "is not empty" in capsys.readouterr().err
+    assert not tmp_path.with_name(f"{tmp_path.name}.work").exists()
