@@ -38,7 +38,7 @@ bench: $(VENV)/bench  ## speed against peers in the same run, some ten minutes; 
 bench-full: $(VENV)/bench  ## the same with all 24 layers and more repeats, more than an hour
 	$(BIN)/python -m benchmarks --full --device $(DEVICE) $(BENCH)
 
-starter: $(VENV)/dev  ## train the packaged model anew, some hours
+starter: $(VENV)/dev  ## train the multilingual starter, some hours
 	$(BIN)/python -m taskvec.integrations.train.recipe --work build/recipe --out build/starter
 
 starter-figures: $(VENV)/dev  ## measure what `make starter` made, and write its model card
