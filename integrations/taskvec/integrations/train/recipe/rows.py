@@ -26,7 +26,7 @@ STORY_SHARE = 0.5
 MIN_REST_CHARS = 40
 MIN_SENTENCE_CHARS = 20
 SCORED = {"en": 2_000, "de": 800, "fr": 800, "ja": 800, "zh_CN": 800, "es": 250, "it": 250}
-POOL = 3_000
+POOL = 1_000
 # Of the pairs to score: alike by the teachers, translations of each other, and any two.
 ALIKE, TRANSLATED = 0.5, 0.15
 NEIGHBOURS = 12
@@ -134,7 +134,8 @@ def scored(
             pool += [(text, text) for text in examples if len(text) >= MIN_SENTENCE_CHARS]
         pool = _some(sorted(set(pool)), POOL, order)
         own = judges.vectors([text for text, _ in pool], [english for _, english in pool])
-        foreign = judges.vectors(*[[english for _, english in pool]] * 2)
+        english = [english for _, english in pool]
+        foreign = own if language == "en" else judges.vectors(english, english)
         for first, second, translated in _chosen(own, count, order):
             other = pool[second][1 if translated else 0]
             score = own[first] @ (foreign if translated else own)[second]
