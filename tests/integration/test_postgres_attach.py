@@ -358,7 +358,8 @@ def test_backfill_goes_on_after_each_slice_with_keys_of_any_type(
     db.execute("CREATE TABLE keyed (a int, b caseless, c uuid, text text, PRIMARY KEY (b, a, c))")
     db.execute(
         "INSERT INTO keyed SELECT i % 3,"
-        " ROW(CASE i % 2 WHEN 0 THEN 'X'::text ELSE 'y' END)::caseless, gen_random_uuid(), 'text ' || i FROM generate_series(1, 31) i"
+        " ROW(CASE i % 2 WHEN 0 THEN 'X'::text ELSE 'y' END)::caseless,"
+        " gen_random_uuid(), 'text ' || i FROM generate_series(1, 31) i"
     )
     stub = StubEmbedder()
     put(dsn, "keyed", embedder=stub)

@@ -150,8 +150,9 @@ def _attach(conn: psycopg.Connection[Any], table: str, wish: Wish, where: str | 
             _refuse_other(present, wish, condition, chunks)
             column = registry.load(conn, present)
         else:
-            _prepare(conn, read_table(conn, oid), wish, chunks)
-            column = _register(conn, read_table(conn, oid), wish, condition, chunks)
+            facts = read_table(conn, oid)
+            _prepare(conn, facts, wish, chunks)
+            column = _register(conn, facts, wish, condition, chunks)
             _equip(conn, column)
         return Attached(column.id, str(column), created=present is None)
 
@@ -178,14 +179,16 @@ def _register(
     condition: Condition | None,
     chunks: tuple[str, str] | None,
 ) -> Column:
+    """Write the registry's row. table: as it was before; a new column holds nothing of old."""
     keys = [key.name for key in table.keys]
+    replace = wish.existing == "replace" and wish.embedding in table.fields
     read = condition.columns if condition else ()
     run(
         conn, INSERT, table.oid, wish.embedding, list(wish.sources), keys,
         condition.text if condition else None, list(dict.fromkeys([*wish.sources, *keys, *read])),
         sql.Identifier(*chunks).as_string(None) if chunks else None, wish.chunk_characters,
         wish.model, wish.task, wish.query_task, wish.dim, wish.type, wish.index, wish.fingerprint,
-        wish.query_fingerprint, wish.existing == "replace",
+        wish.query_fingerprint, replace,
     )  # fmt: skip
     row = _find(conn, table.oid, wish.embedding, chunks)
     if row is None:

@@ -7,7 +7,7 @@ import psycopg
 from psycopg import sql
 
 from taskvec.integrations.postgres.registry import LOCK_KEY, Column
-from taskvec.integrations.postgres.statements import COMMA, fill, name, run
+from taskvec.integrations.postgres.statements import AND, COMMA, OR, fill, name, run
 
 SLICE = 2_000
 
@@ -19,7 +19,7 @@ FROM taskvec.columns WHERE id = $1
 # The table is read once, in the order of its key; a writer's queue row is left as it is.
 ENQUEUE = """
 WITH slice AS (
-    SELECT {aliased}, {stale} AS stale FROM {table} WHERE {after} ORDER BY {own} LIMIT {limit}
+    SELECT {aliased}, {stale} AS stale FROM {table} d WHERE {after} ORDER BY {own} LIMIT {limit}
 ), put AS (
     INSERT INTO {queue} ({plain}, priority) SELECT {plain}, 1 FROM slice WHERE stale
     ON CONFLICT DO NOTHING
@@ -32,8 +32,8 @@ UPDATE taskvec.columns SET backfill_after = coalesce($2, backfill_after),
 WHERE id = $1
 """
 ESTIMATE = """
-SELECT coalesce(sum(greatest(c.reltuples, 0)), 0)::float8
-FROM pg_partition_tree($1::oid::regclass) p JOIN pg_class c ON c.oid = p.relid WHERE p.isleaf
+SELECT coalesce(sum(greatest(c.reltuples, 0)), 0)::float8 FROM pg_class c WHERE c.relkind = 'r'
+  AND (c.oid = $1::oid OR c.oid IN (SELECT relid FROM pg_partition_tree($1::oid::regclass)))
 """
 
 
@@ -101,11 +101,16 @@ def _advance(
 
 
 def _stale(column: Column) -> sql.Composed:
-    """Whether a row of old needs work: a text without a vector, or a vector not to be trusted."""
+    """Whether a row of old needs work: a text without its vector, or a vector not to be trusted."""
     text = fill("({text}) IS NOT NULL", text=column.text())
-    if column.embedding is None:
-        return text
-    empty = fill("{column} IS NULL", column=name(column.embedding))
-    if column.replace_existing:
-        return fill("(NOT {empty} OR {text})", empty=empty, text=text)
-    return fill("({empty} AND {text})", empty=empty, text=text)
+    lacking = [fill("{column} IS NULL", column=name(column.embedding))] if column.embedding else []
+    if column.embedding and column.replace_existing:
+        return fill("(NOT {empty} OR {text})", empty=lacking[0], text=text)
+    if column.chunks:
+        pairs = [
+            sql.SQL(" ").join([name(key.name, "c"), key.operator("="), name(key.name, "d")])
+            for key in column.keys
+        ]
+        no_chunk = "NOT EXISTS (SELECT FROM {chunks} c WHERE {same})"
+        lacking.append(fill(no_chunk, chunks=column.chunk_table, same=AND.join(pairs)))
+    return fill("({text} AND ({lacking}))", text=text, lacking=OR.join(lacking))

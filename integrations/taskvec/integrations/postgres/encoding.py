@@ -1,7 +1,8 @@
 """Encodes the rows of a batch; a text that fails is found by halving, the others go on."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Generic, TypeVar
 
 from taskvec.core.embedder import Embedder
@@ -35,7 +36,7 @@ def halving(
     and are raised.
     """
     outcome: Outcome[Item, Result] = Outcome()
-    waiting = [items]
+    waiting = [items] if items else []
     while waiting:
         part = waiting.pop()
         try:
@@ -53,10 +54,16 @@ def halving(
 
 def encode(embedder: Embedder, column: Column, rows: Sequence[Claimed]) -> Outcome[Claimed, Made]:
     """What is to be written of rows. Raises an outage as it is."""
-    empty = [Made(row, None) for row in rows if row.text is None]
     full = [row for row in rows if row.text is not None]
-    outcome = halving(full, lambda part: _encode(embedder, column, part), outage=is_outage)
-    outcome.results.extend(empty)
+    outcome = halving(full, partial(_whole, embedder, column), outage=is_outage)
+    if column.chunks is not None:
+        # Each document's chunks are encoded by themselves, so there is nothing to halve.
+        whole, outcome.results = outcome.results, []
+        for made in whole:
+            one = halving([made], partial(_chunked, embedder, column), outage=is_outage)
+            outcome.results += one.results
+            outcome.failed += [(failed.row, error) for failed, error in one.failed]
+    outcome.results += [Made(row, None) for row in rows if row.text is None]
     return outcome
 
 
@@ -67,10 +74,14 @@ def is_outage(error: Exception) -> bool:
     return unreached or isinstance(error, BusyError | ConnectionError)
 
 
-def _encode(embedder: Embedder, column: Column, rows: Sequence[Claimed]) -> list[Made]:
+def _whole(embedder: Embedder, column: Column, rows: Sequence[Claimed]) -> list[Made]:
+    """One vector per row, where there is a column for it."""
+    if column.embedding is None:
+        return [Made(row, None) for row in rows]
     texts = [row.text or "" for row in rows]
-    whole: Sequence[object] = [None] * len(rows)
-    if column.embedding is not None and rows:
-        whole = list(embedder.encode(texts, task=column.task, dim=column.dim))
-    chunks = [tuple(cut(embedder, column, text)) if column.chunks else () for text in texts]
-    return [Made(*parts) for parts in zip(rows, whole, chunks, strict=True)]  # type: ignore[arg-type]
+    vectors = embedder.encode(texts, task=column.task, dim=column.dim)
+    return [Made(row, vector) for row, vector in zip(rows, vectors, strict=True)]
+
+
+def _chunked(embedder: Embedder, column: Column, made: Sequence[Made]) -> list[Made]:
+    return [replace(one, chunks=tuple(cut(embedder, column, one.row.text or ""))) for one in made]
