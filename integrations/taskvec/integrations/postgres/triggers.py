@@ -22,21 +22,21 @@ ENQUEUE = """INSERT INTO {queue} AS q ({keys}) {rows}
 NOTIFY = "PERFORM pg_notify({channel}, {id});\n"
 # Tables are looked up by oid: they may have been renamed, or restored from a dump; a chunk table
 # that was dropped is NULL here.
-FUNCTION_BODY = """DECLARE
+LOOKING_UP = """DECLARE
   taken boolean;
   attached text := (SELECT c.relation::text FROM taskvec.columns c WHERE c.id = {id});
   chunked text := (SELECT c.chunks::text FROM taskvec.columns c JOIN pg_class r ON r.oid = c.chunks
                    WHERE c.id = {id});
   isolated boolean := current_setting('transaction_isolation') <> 'read committed';
 BEGIN
-{statements}RETURN NULL;
-END"""
-PLAIN_BODY = "BEGIN\n{statements}RETURN NULL;\nEND"
-IF_MOVED = """IF {moved} THEN
-  EXECUTE 'SELECT EXISTS (SELECT FROM ' || attached || {same} INTO STRICT taken USING {old};
-  IF NOT taken THEN
-    {leave}
-  END IF;
+{statements}END;
+"""
+BODY = "BEGIN\n{statements}RETURN NULL;\nEND"
+IF_MOVED = "IF {moved} THEN\n{leaving}END IF;\n"
+KEY_LEAVES = """EXECUTE 'SELECT EXISTS (SELECT FROM ' || attached || {same}
+  INTO STRICT taken USING {old};
+IF NOT taken THEN
+  {leave}
 END IF;
 """
 ROW_LEAVES = "DELETE FROM {queue} q WHERE {same};\n"
@@ -194,13 +194,15 @@ def _bodies(column: Column, *, notify_row: bool) -> dict[str, sql.Composed]:
     by_row = column.table.partitioned
     update = [parts.enqueue_row("NEW"), parts.moved(), *([parts.notify()] if notify_row else [])]
     return {
-        "inserted": parts.plain(
+        "inserted": parts.body(
             parts.enqueue_row("NEW") if by_row else parts.enqueue_rows("new_rows"), parts.notify()
         ),
-        "updated": parts.block(*update),
-        "deleted": parts.block(parts.row_leaves() if by_row else parts.rows_leave()),
-        "truncated": parts.block(parts.part_truncated() if by_row else parts.truncated()),
-        "noticed": parts.plain(parts.notify()),
+        "updated": parts.body(*update),
+        "deleted": parts.body(parts.row_deleted() if by_row else parts.rows_leave()),
+        "truncated": parts.body(
+            parts.looking_up(parts.part_truncated() if by_row else parts.truncated())
+        ),
+        "noticed": parts.body(parts.notify()),
     }
 
 
@@ -210,12 +212,13 @@ class _Parts:
     def __init__(self, column: Column) -> None:
         self.column = column
 
-    def block(self, *statements: sql.Composed) -> sql.Composed:
-        id_ = sql.Literal(self.column.id)
-        return fill(FUNCTION_BODY, id=id_, statements=sql.Composed(statements))
+    def body(self, *statements: sql.Composed) -> sql.Composed:
+        return fill(BODY, statements=sql.Composed(statements))
 
-    def plain(self, *statements: sql.Composed) -> sql.Composed:
-        return fill(PLAIN_BODY, statements=sql.Composed(statements))
+    def looking_up(self, *statements: sql.Composed) -> sql.Composed:
+        """Statements that may use the tables' names, which takes queries of its own."""
+        id_ = sql.Literal(self.column.id)
+        return fill(LOOKING_UP, id=id_, statements=sql.Composed(statements))
 
     def notify(self) -> sql.Composed:
         return fill(NOTIFY, channel=sql.Literal(CHANNEL), id=sql.Literal(str(self.column.id)))
@@ -232,13 +235,18 @@ class _Parts:
         return self.enqueue(fill(text, keys=keys, table=sql.SQL(which)))
 
     def moved(self) -> sql.Composed:
-        return fill(
-            IF_MOVED,
-            moved=_differs([key.name for key in self.column.keys]),
+        leaving = fill(
+            KEY_LEAVES,
             same=self._text(" d WHERE {same})", self._equals("d")),
             old=self.column.own("OLD"),
             leave=self.row_leaves(),
         )
+        moved = _differs([key.name for key in self.column.keys])
+        return fill(IF_MOVED, moved=moved, leaving=self.looking_up(leaving))
+
+    def row_deleted(self) -> sql.Composed:
+        leaving = self.row_leaves()
+        return leaving if self.column.chunks is None else self.looking_up(leaving)
 
     def row_leaves(self) -> sql.Composed:
         column = self.column
@@ -262,12 +270,13 @@ class _Parts:
         if column.chunks is None:
             return queued
         text = " c USING (SELECT {aliased} FROM old_rows) o WHERE {same}"
-        return queued + fill(
+        chunks = fill(
             CHUNKS_LEAVE,
             same=self._text(text, column.matches("c", "o"), aliased=aliased),
             enqueue=self.enqueue_rows("old_rows"),
             notify=self.notify(),
         )
+        return queued + self.looking_up(chunks)
 
     def truncated(self) -> sql.Composed:
         return fill(TRUNCATED, queue=self.column.queue)
