@@ -65,7 +65,13 @@ def context_of(model: str) -> int:
 
 
 def encode_spans(
-    embedder: Embedder, document: Document, spans: Sequence[Span], *, dim: int, context: int
+    embedder: Embedder,
+    document: Document,
+    spans: Sequence[Span],
+    *,
+    dim: int,
+    context: int,
+    task: str | None = PASSAGE_TASK,
 ) -> Iterator[Array]:
     """Late-chunked vectors of a document's spans, (K, dim) a section.
 
@@ -75,7 +81,7 @@ def encode_spans(
         start, end = group[0][0], group[-1][1]
         moved = [(first - start, last - start) for first, last in group]
         section = document.text[start:end]
-        yield embedder.encode_chunks(section, moved, task=PASSAGE_TASK, dim=dim)
+        yield embedder.encode_chunks(section, moved, task=task, dim=dim)
 
 
 def join(parts: Sequence[Array], *, dim: int) -> Array:

@@ -1,0 +1,306 @@
+"""Attaches a column to its sources, and detaches it: each in one transaction."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import psycopg
+from psycopg import sql
+
+from taskvec.core import Embedder
+from taskvec.core.errors import SchemaError, StoreError
+from taskvec.core.registry import embedder_or_shared
+from taskvec.integrations.postgres import registry, triggers
+from taskvec.integrations.postgres.chunks import CHUNK_COLUMNS, create_chunks
+from taskvec.integrations.postgres.conditions import Condition, read_condition
+from taskvec.integrations.postgres.names import Table, find_table, read_table, vector_schema
+from taskvec.integrations.postgres.queue import create_queue
+from taskvec.integrations.postgres.registry import Column, fixed_path, vector_type
+from taskvec.integrations.postgres.statements import connected, run, several
+from taskvec.integrations.postgres.wishes import Wish
+
+DEFAULT_CHUNK_CHARACTERS = 800
+INSERT = """
+INSERT INTO taskvec.columns (relation, embedding, sources, keys, condition, watched, chunks,
+  chunk_characters, model, task, query_task, dim, type, index, fingerprint, query_fingerprint,
+  replace_existing)
+VALUES ($1::oid::regclass, $2, $3, $4, $5, $6, to_regclass($7), $8, $9, $10, $11, $12, $13, $14,
+  $15, $16, $17)
+"""
+HAS_INDEX = """
+SELECT EXISTS (SELECT FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+  JOIN pg_am m ON m.oid = c.relam JOIN pg_opclass o ON o.oid = i.indclass[0]
+  JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+  WHERE i.indrelid = $1::oid AND a.attname = $2 AND m.amname = 'hnsw' AND i.indpred IS NULL
+    AND i.indisvalid AND o.opcname LIKE '%cosine_ops')
+"""
+CHUNK_NAME = """
+SELECT (SELECT ARRAY[n.nspname, c.relname]::text[] FROM pg_class c
+        JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass($1)),
+       parse_ident($1), current_schema()::text
+"""
+CREATE_INDEX = "CREATE INDEX ON {table} USING hnsw ({field} {operators})"
+# What an attachment is known by; the registry's words for it.
+COMPARED = (
+    "chunk_characters", "model", "task", "query_task", "dim", "type", "index", "fingerprint",
+    "query_fingerprint",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Attached:
+    """What attach did. created: False where the column had been attached like this before."""
+
+    id: int
+    name: str
+    created: bool
+
+
+def attach(
+    dsn: str | psycopg.Connection[Any],
+    table: str,
+    *,
+    source: str | Sequence[str],
+    column: str | None = "embedding",
+    dim: int | None = None,
+    type: Literal["vector", "halfvec"] = "vector",  # noqa: A002 - SQL's own word, as elsewhere
+    model: str = "starter",
+    embedder: Embedder | None = None,
+    task: str | None = "retrieval.passage",
+    query_task: str | None = "retrieval.query",
+    index: Literal["hnsw", "none"] = "hnsw",
+    where: str | None = None,
+    chunks: str | None = None,
+    chunk_characters: int = DEFAULT_CHUNK_CHARACTERS,
+    existing: Literal["replace", "keep"] = "replace",
+) -> Attached:
+    """Let a column hold the vectors of its table's texts from now on. Workers fill it.
+
+    dsn: of the server, or an open connection, inside whose transaction it all happens.
+    table: as SQL writes it ('docs', 'app.docs', '"My Docs"'). It needs a primary key.
+    source: the columns that are encoded, joined by a blank line; any type that casts to text.
+    column: added where it is missing; None keeps chunks alone.
+    dim: a Matryoshka dim of the model; None is its full dim.
+    model: what workers load. embedder: an encoder of your own, that your workers are given too.
+    where: an SQL condition over the row's own columns; other rows have no vector.
+    chunks: a name for a new table of late-chunked passages, of at most `chunk_characters` each.
+    existing: whether vectors already in the column are trusted or made anew.
+
+    The same call again changes nothing. Raises SchemaError where table, column or attachment do
+    not fit, InputError for an option, StoreError for what else the server refuses.
+    """
+    encoder = embedder_or_shared(embedder, model)
+    full = encoder.dim if dim is None else dim
+    wish = Wish(
+        embedding=column,
+        sources=several(source),
+        chunks=chunks,
+        chunk_characters=None if chunks is None else chunk_characters,
+        model=model,
+        task=task,
+        query_task=query_task,
+        dim=full,
+        type=type,
+        index=index,
+        existing=existing,
+        fingerprint=encoder.fingerprint(task, full),
+        query_fingerprint=encoder.fingerprint(query_task, full),
+    )
+    with connected(dsn) as conn, conn.transaction():
+        try:
+            return _attach(conn, table, wish, where)
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise SchemaError(f"no privilege to attach {table!r}: {error}") from error
+
+
+def detach(
+    dsn: str | psycopg.Connection[Any],
+    table: str,
+    *,
+    column: str | None = "embedding",
+    chunks: str | None = None,
+    drop: bool = False,
+) -> bool:
+    """Stop keeping a column up to date: its triggers, its queue and its registration go.
+
+    column, chunks: as they were attached; with column=None, chunks says which.
+    drop: drop the column and the chunk table as well. Returns False where nothing was attached.
+    """
+    with connected(dsn) as conn, conn.transaction():
+        run(conn, "SELECT pg_advisory_xact_lock($1)", registry.LOCK_KEY)
+        oid = find_table(conn, table)
+        chunk_name = _chunk_name(conn, chunks)
+        with fixed_path(conn):
+            row = _find(conn, oid, column, chunk_name)
+            if row is not None:
+                _detach(conn, row, drop=drop)
+            return row is not None
+
+
+def _attach(conn: psycopg.Connection[Any], table: str, wish: Wish, where: str | None) -> Attached:
+    run(conn, "SELECT pg_advisory_xact_lock($1)", registry.LOCK_KEY)
+    oid = find_table(conn, table)
+    condition = read_condition(conn, read_table(conn, oid), where) if where else None
+    chunks = _chunk_name(conn, wish.chunks)
+    with fixed_path(conn):
+        vector_schema(conn)
+        registry.create_schema(conn)
+        present = _find(conn, oid, wish.embedding, chunks)
+        if present:
+            _refuse_other(present, wish, condition, chunks)
+            column = registry.load(conn, present)
+        else:
+            facts = read_table(conn, oid)
+            _prepare(conn, facts, wish, chunks)
+            column = _register(conn, facts, wish, condition, chunks)
+            _equip(conn, column)
+        return Attached(column.id, str(column), created=present is None)
+
+
+def _prepare(
+    conn: psycopg.Connection[Any], table: Table, wish: Wish, chunks: tuple[str, str] | None
+) -> None:
+    """Make sure that the table fits, and make the vector column and the chunk table."""
+    table.require(wish.sources, "sources")
+    keys = {key.name for key in table.keys}
+    if wish.embedding in keys:
+        raise SchemaError(f"{wish.embedding!r} is a key of {table}: choose another column")
+    _add_column(conn, table, wish)
+    if chunks is not None:
+        if taken := keys & set(CHUNK_COLUMNS):
+            raise SchemaError(f"a chunk table has columns {taken} of its own: rename the key's")
+        create_chunks(conn, table, chunks, vector_type(vector_schema(conn), wish.type, wish.dim))
+
+
+def _register(
+    conn: psycopg.Connection[Any],
+    table: Table,
+    wish: Wish,
+    condition: Condition | None,
+    chunks: tuple[str, str] | None,
+) -> Column:
+    """Write the registry's row. table: as it was before; a new column holds nothing of old."""
+    keys = [key.name for key in table.keys]
+    replace = wish.existing == "replace" and wish.embedding in table.fields
+    read = condition.columns if condition else ()
+    run(
+        conn, INSERT, table.oid, wish.embedding, list(wish.sources), keys,
+        condition.text if condition else None, list(dict.fromkeys([*wish.sources, *keys, *read])),
+        sql.Identifier(*chunks).as_string(None) if chunks else None, wish.chunk_characters,
+        wish.model, wish.task, wish.query_task, wish.dim, wish.type, wish.index, wish.fingerprint,
+        wish.query_fingerprint, replace,
+    )  # fmt: skip
+    row = _find(conn, table.oid, wish.embedding, chunks)
+    if row is None:
+        raise StoreError(f"{table} was registered and is not there: is taskvec.columns changed?")
+    return registry.load(conn, row)
+
+
+def _equip(conn: psycopg.Connection[Any], column: Column) -> None:
+    """Give a registered column its queue, triggers and indexes."""
+    create_queue(conn, column)
+    triggers.install(conn, column)
+    if column.index == "hnsw":
+        _create_indexes(conn, column)
+    run(conn, "SELECT pg_notify($1, $2)", registry.CHANNEL, str(column.id))
+
+
+def _chunk_name(conn: psycopg.Connection[Any], chunks: str | None) -> tuple[str, str] | None:
+    """The schema and name of a chunk table: of the one there is, or of the new one."""
+    if chunks is None:
+        return None
+    try:
+        row = run(conn, CHUNK_NAME, chunks).fetchone()
+    except psycopg.Error as error:
+        raise SchemaError(f"{chunks!r} is no table's name: {error.diag.message_primary}") from None
+    found, parts, current = row or (None, [], None)
+    name = found or ([current, *parts] if len(parts) == 1 else parts)
+    if len(name) != 2 or not name[0]:
+        raise SchemaError(f"{chunks!r} is no table's name: write it as in SQL, as 'app.chunks'")
+    return name[0], name[1]
+
+
+def _find(
+    conn: psycopg.Connection[Any], oid: int, column: str | None, chunks: tuple[str, str] | None
+) -> dict[str, Any] | None:
+    """The registry's row of a column, or of a chunk table that is kept without one."""
+    for row in registry.rows(conn):
+        alone = column is None and (row["chunk_schema"], row["chunk_table"]) != chunks
+        if row["oid"] == oid and row["embedding"] == column and not alone:
+            return row
+    return None
+
+
+def _refuse_other(
+    row: dict[str, Any], wish: Wish, condition: Condition | None, chunks: tuple[str, str] | None
+) -> None:
+    """Raise SchemaError where a column is attached in another way than wished."""
+    asked = {name: getattr(wish, name) for name in COMPARED}
+    asked |= {"sources": list(wish.sources), "condition": condition.text if condition else None}
+    present = {name: row[name] for name in asked}
+    asked["chunks"] = chunks
+    present["chunks"] = (row["chunk_schema"], row["chunk_table"]) if row["chunk_table"] else None
+    if present != asked:
+        differ = [
+            f"{name} {present[name]!r} (asked: {asked[name]!r})"
+            for name in asked
+            if present[name] != asked[name]
+        ]
+        what = wish.embedding or wish.chunks
+        raise SchemaError(f"{what!r} is attached with {', '.join(differ)}: detach it first")
+
+
+def _add_column(conn: psycopg.Connection[Any], table: Table, wish: Wish) -> None:
+    """Add the vector column, or make sure that the one that exists fits."""
+    if wish.embedding is None:
+        return
+    wanted = f"{wish.type}({wish.dim})"
+    field = table.fields.get(wish.embedding)
+    if field is None:
+        table.require_owner(f"add column {wish.embedding!r} {wanted}")
+        run(
+            conn,
+            "ALTER TABLE {table} ADD COLUMN {column} {type}",
+            table=table.identifier,
+            column=sql.Identifier(wish.embedding),
+            type=vector_type(vector_schema(conn), wish.type, wish.dim),
+        )
+    elif field.generated:
+        raise SchemaError(f"{wish.embedding!r} is a generated column of {table}: choose another")
+    elif (field.base, field.size) != (wish.type, wish.dim):
+        raise SchemaError(
+            f"column {wish.embedding!r} of {table} is {field.type}, not {wanted}: give its type "
+            "and dim, or another column"
+        )
+
+
+def _create_indexes(conn: psycopg.Connection[Any], column: Column) -> None:
+    """HNSW by cosine over the column, where it has none, and over its chunks."""
+    operators = sql.Identifier(column.vectors, f"{column.type}_cosine_ops")
+    if column.embedding and not _has_index(conn, column.table.oid, column.embedding):
+        column.table.require_owner(f"index column {column.embedding!r}")
+        field = sql.Identifier(column.embedding)
+        run(conn, CREATE_INDEX, table=column.table.identifier, field=field, operators=operators)
+    if column.chunks:
+        field = sql.Identifier("embedding")
+        run(conn, CREATE_INDEX, table=column.chunk_table, field=field, operators=operators)
+
+
+def _has_index(conn: psycopg.Connection[Any], oid: int, column: str) -> bool:
+    row = run(conn, HAS_INDEX, oid, column).fetchone()
+    return bool(row and row[0])
+
+
+def _detach(conn: psycopg.Connection[Any], row: dict[str, Any], *, drop: bool) -> None:
+    triggers.remove(conn, row["id"])
+    queue = sql.Identifier("taskvec", f"queue_{row['id']}")
+    run(conn, "DROP TABLE IF EXISTS {queue}", queue=queue)
+    if drop and row["chunk_table"]:
+        chunks = sql.Identifier(row["chunk_schema"], row["chunk_table"])
+        run(conn, "DROP TABLE {chunks}", chunks=chunks)
+    if drop and row["embedding"]:
+        table = read_table(conn, row["oid"])
+        table.require_owner(f"drop column {row['embedding']!r}")
+        statement = "ALTER TABLE {table} DROP COLUMN IF EXISTS {column}"
+        run(conn, statement, table=table.identifier, column=sql.Identifier(row["embedding"]))
+    run(conn, "DELETE FROM taskvec.columns WHERE id = $1", row["id"])

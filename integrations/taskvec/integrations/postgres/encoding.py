@@ -1,0 +1,87 @@
+"""Encodes the rows of a batch; a text that fails is found by halving, the others go on."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Generic, TypeVar
+
+from taskvec.core.embedder import Embedder
+from taskvec.core.errors import BusyError, TaskvecError
+from taskvec.integrations.postgres.chunks import cut
+from taskvec.integrations.postgres.queue import Claimed
+from taskvec.integrations.postgres.registry import Column
+from taskvec.integrations.postgres.writing import Made
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass
+class Outcome(Generic[Item, Result]):
+    """What became of items: results of those that went well, errors of those that did not."""
+
+    results: list[Result] = field(default_factory=list)
+    failed: list[tuple[Item, Exception]] = field(default_factory=list)
+
+
+def halving(
+    items: Sequence[Item],
+    act: Callable[[Sequence[Item]], Sequence[Result]],
+    *,
+    outage: Callable[[Exception], bool],
+) -> Outcome[Item, Result]:
+    """Do something to items together; where it raises, to each half, down to the culprits.
+
+    One culprit among n costs about 2·log2(n) calls more. outage: errors that are no item's fault,
+    and are raised.
+    """
+    outcome: Outcome[Item, Result] = Outcome()
+    waiting = [items] if items else []
+    while waiting:
+        part = waiting.pop()
+        try:
+            outcome.results.extend(act(part))
+        except Exception as error:  # an encoder may raise anything
+            if outage(error):
+                raise
+            if len(part) == 1:
+                outcome.failed.append((part[0], error))
+            else:
+                middle = len(part) // 2
+                waiting += [part[middle:], part[:middle]]
+    return outcome
+
+
+def encode(embedder: Embedder, column: Column, rows: Sequence[Claimed]) -> Outcome[Claimed, Made]:
+    """What is to be written of rows. Raises an outage as it is."""
+    full = [row for row in rows if row.text is not None]
+    outcome = halving(full, partial(_whole, embedder, column), outage=is_outage)
+    if column.chunks is not None:
+        # Each document's chunks are encoded by themselves, so there is nothing to halve.
+        whole, outcome.results = outcome.results, []
+        for made in whole:
+            one = halving([made], partial(_chunked, embedder, column), outage=is_outage)
+            outcome.results += one.results
+            outcome.failed += [(failed.row, error) for failed, error in one.failed]
+    outcome.results += [Made(row, None) for row in rows if row.text is None]
+    return outcome
+
+
+def is_outage(error: Exception) -> bool:
+    """Whether an error comes from an encoder that cannot be reached or takes no work."""
+    cause = error.__cause__ or error.__context__
+    unreached = type(error) is TaskvecError and type(cause).__module__.startswith("httpx")
+    return unreached or isinstance(error, BusyError | ConnectionError)
+
+
+def _whole(embedder: Embedder, column: Column, rows: Sequence[Claimed]) -> list[Made]:
+    """One vector per row, where there is a column for it."""
+    if column.embedding is None:
+        return [Made(row, None) for row in rows]
+    texts = [row.text or "" for row in rows]
+    vectors = embedder.encode(texts, task=column.task, dim=column.dim)
+    return [Made(row, vector) for row, vector in zip(rows, vectors, strict=True)]
+
+
+def _chunked(embedder: Embedder, column: Column, made: Sequence[Made]) -> list[Made]:
+    return [replace(one, chunks=tuple(cut(embedder, column, one.row.text or ""))) for one in made]

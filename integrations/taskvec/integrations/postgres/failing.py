@@ -1,0 +1,81 @@
+"""Rows that could not be encoded: what they are, and how they are tried again."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from taskvec.integrations.postgres import registry
+from taskvec.integrations.postgres.registry import Column, fixed_path
+from taskvec.integrations.postgres.statements import connected, run
+
+LIST = """
+SELECT to_jsonb(ARRAY[{texts}]), attempts, error, parked, enqueued_at, not_before FROM {queue}
+WHERE error IS NOT NULL ORDER BY parked DESC, enqueued_at, {plain} LIMIT $1
+"""
+RETRY = """
+UPDATE {queue} SET parked = false, attempts = 0, error = NULL, not_before = now()
+WHERE error IS NOT NULL AND (parked OR $1)
+"""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A row that failed. key: of the row, as text. parked: it is tried no more until `retry`."""
+
+    column: str
+    key: dict[str, str]
+    attempts: int
+    error: str
+    parked: bool
+    enqueued_at: datetime
+    next_try: datetime
+
+
+def failures(
+    dsn: str | psycopg.Connection[Any], *, columns: list[int] | None = None, limit: int = 100
+) -> list[Failure]:
+    """Rows that failed, of each column at most `limit`, the parked ones first.
+
+    columns: ids that `attach` returned; None is all.
+    """
+    with connected(dsn) as conn, conn.transaction():
+        return [
+            failure for column in _columns(conn, columns) for failure in _list(conn, column, limit)
+        ]
+
+
+def retry(
+    dsn: str | psycopg.Connection[Any], *, columns: list[int] | None = None, waiting: bool = False
+) -> int:
+    """Put parked rows back into the queue, with all their attempts before them. Returns how many.
+
+    waiting: those as well that would be tried again by themselves later.
+    """
+    with connected(dsn) as conn, conn.transaction():
+        chosen = _columns(conn, columns)
+        count = sum(run(conn, RETRY, waiting, queue=column.queue).rowcount for column in chosen)
+        run(conn, "SELECT pg_notify($1, '')", registry.CHANNEL)
+        return count
+
+
+def _columns(conn: psycopg.Connection[Any], chosen: list[int] | None) -> list[Column]:
+    with fixed_path(conn):
+        rows = registry.rows(conn)
+        return [registry.load(conn, row) for row in rows if chosen is None or row["id"] in chosen]
+
+
+def _list(conn: psycopg.Connection[Any], column: Column, limit: int) -> list[Failure]:
+    keys = [f"key_{i}" for i, _ in enumerate(column.keys, 1)]
+    texts = sql.SQL(", ").join([sql.SQL(f"{key}::text") for key in keys])
+    found = run(conn, LIST, limit, texts=texts, queue=column.queue, plain=column.plain())
+    return [
+        Failure(
+            str(column),
+            dict(zip([key.name for key in column.keys], values, strict=True)),
+            *rest,
+        )
+        for values, *rest in found
+    ]

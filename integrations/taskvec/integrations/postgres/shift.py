@@ -1,0 +1,334 @@
+"""One connection's worth of work: columns in turn, until there is nothing due."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, wait
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+import psycopg
+
+from taskvec.core import Embedder
+from taskvec.core.errors import FingerprintError, StoreError
+from taskvec.core.registry import embedder_or_shared
+from taskvec.integrations.postgres import backfill, queue, registry, triggers
+from taskvec.integrations.postgres.encoding import Outcome, encode, halving, is_outage
+from taskvec.integrations.postgres.queue import Claimed
+from taskvec.integrations.postgres.registry import Column
+from taskvec.integrations.postgres.waking import Waker
+from taskvec.integrations.postgres.writing import Made, write
+
+LOG = logging.getLogger("taskvec.postgres")
+UPKEEP_S = 60.0
+SHORTEST_WAIT_S = 0.01
+REST_S = 0.5  # of a column that somebody has locked, or that an encoder takes no work for
+# Errors of the server that have nothing to do with what was written.
+BROKEN = (psycopg.OperationalError, psycopg.InterfaceError)
+PASSING = (
+    psycopg.errors.LockNotAvailable,
+    psycopg.errors.DeadlockDetected,
+    psycopg.errors.SerializationFailure,
+)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a column is. done, failed: rows of this run. seen, total: rows of the backfill.
+
+    total is the server's own estimate. rate: rows a second. eta_s: None where nobody can say.
+    """
+
+    column: str
+    done: int
+    failed: int
+    seen: int
+    total: int
+    rate: float
+    eta_s: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """A worker's options; `Worker` says what they mean."""
+
+    columns: frozenset[int] | None
+    model: str | None
+    embedder: Embedder | None
+    batch: int
+    lease_s: float
+    poll_s: float
+    attempts: int
+    backfill_rate: float | None
+    on_progress: Callable[[Progress], None] | None
+
+
+@dataclass
+class Served:
+    """A column with its encoder, and how it goes. rests_until: by the monotonic clock."""
+
+    column: Column
+    embedder: Embedder
+    total: int
+    done: int = 0
+    failed: int = 0
+    seen: int = 0
+    filled: bool = False
+    slice: int = field(default_factory=lambda: backfill.SLICE)
+    rests_until: float = 0.0
+    since: float = field(default_factory=time.monotonic)
+
+    def rest(self, seconds: float) -> None:
+        """Leave the column alone for a while."""
+        self.rests_until = time.monotonic() + seconds
+
+    def progress(self) -> Progress:
+        """What a callback is told."""
+        elapsed_s = time.monotonic() - self.since
+        rate = self.done / elapsed_s if elapsed_s > 0 else 0.0
+        left = max(self.total - self.seen, 0)
+        eta_s = 0.0 if self.filled else left / rate if rate and self.total else None
+        name = str(self.column)
+        return Progress(name, self.done, self.failed, self.seen, self.total, rate, eta_s)
+
+
+@dataclass
+class Shift:
+    """The work of one worker over one pair of connections.
+
+    served outlives the shift: it is what the worker knows of its columns.
+    """
+
+    options: Options
+    conn: psycopg.Connection[Any]
+    listener: psycopg.Connection[Any]
+    encoding: Executor
+    lease: UUID
+    stopping: threading.Event
+    waker: Waker
+    served: dict[int, Served]
+    next_upkeep: float = 0.0
+
+    def work(self, *, until_empty: bool) -> None:
+        """Serve the columns in turn until stopped, or until all rows are embedded or parked."""
+        self.upkeep(strict=not self.served)
+        for one in self.served.values():
+            queue.release(self.conn, one.column, self.lease)
+        while not self.stopping.is_set():
+            if time.monotonic() >= self.next_upkeep:
+                self.upkeep(strict=False)
+            worked = [self.step(one) for one in self._ready()]
+            if any(worked):
+                continue
+            if until_empty and self._empty():
+                return
+            if self.waker.wait(self._wait_s(), self.listener):
+                self._look_for_new_columns()
+
+    def upkeep(self, *, strict: bool) -> None:
+        """Read the registry, take on new columns, and see that the triggers still fit.
+
+        strict: raise what is wrong with a column; otherwise it is logged and left alone.
+        """
+        self.next_upkeep = time.monotonic() + UPKEEP_S
+        present = {row["id"]: row for row in registry.rows(self.conn)}
+        chosen = self.options.columns
+        for gone in self.served.keys() - present.keys():
+            del self.served[gone]
+        for id_, row in present.items():
+            if chosen is None or id_ in chosen:
+                with self._tolerating(row, strict=strict):
+                    self._take_on(row)
+        if strict and chosen and (missing := chosen - present.keys()):
+            raise StoreError(f"no columns with ids {sorted(missing)}: attached are {[*present]}")
+
+    def step(self, one: Served) -> bool:
+        """One batch of a column, or a slice of its backfill. Returns whether there was any."""
+        try:
+            rows = self._claim(one)
+            if rows:
+                self._handle(one, rows)
+            filled = len(rows) < self.options.batch and self._fill(one)
+        except PASSING as error:
+            LOG.info("%s is locked, trying again shortly: %s", one.column, error)
+            one.rest(REST_S)
+            return False
+        return bool(rows) or filled
+
+    def _claim(self, one: Served) -> list[Claimed]:
+        options = self.options
+        try:
+            return queue.claim(
+                self.conn, one.column, self.lease, lease_s=options.lease_s, batch=options.batch
+            )
+        except BROKEN:
+            raise
+        except psycopg.Error as error:
+            # The table changed since it was attached; the other columns go on.
+            LOG.warning("%s cannot be read: %s", one.column, error)
+            one.rest(UPKEEP_S)
+            return []
+
+    def _handle(self, one: Served, rows: list[Claimed]) -> None:
+        try:
+            outcome = self._encode(one, rows)
+        except Exception as error:
+            if not is_outage(error):
+                raise
+            LOG.warning("the encoder of %s takes no work: %s", one.column, error)
+            queue.give_back(self.conn, one.column, rows, self.lease, REST_S)
+            one.rest(REST_S)
+            return
+        try:
+            failed = outcome.failed + self._write(one, outcome)
+        except PASSING:
+            queue.give_back(self.conn, one.column, rows, self.lease, REST_S)
+            raise
+        if failed:
+            queue.fail(self.conn, one.column, failed, self.lease, self.options.attempts)
+        one.failed += len(failed)
+        self._tell(one)
+
+    def _encode(self, one: Served, rows: list[Claimed]) -> Outcome[Claimed, Made]:
+        """Encode with nothing held on the server but leases, which are renewed meanwhile."""
+        made = self.encoding.submit(encode, one.embedder, one.column, rows)
+        while not _finished(made, self.options.lease_s / 3):
+            queue.renew(self.conn, one.column, rows, self.lease, self.options.lease_s)
+        return made.result()
+
+    def _write(
+        self, one: Served, outcome: Outcome[Claimed, Made]
+    ) -> list[tuple[Claimed, Exception]]:
+        """Write what was made; a row that the table refuses is found by halving."""
+        if not outcome.results:
+            return []
+        act = partial(_written, self.conn, one.column, lease=self.lease)
+        written = halving(outcome.results, act, outage=is_servers)
+        one.done += sum(written.results)
+        return [(made.row, error) for made, error in written.failed]
+
+    def _fill(self, one: Served) -> bool:
+        if one.filled:
+            return False
+        try:
+            state = backfill.advance(
+                self.conn, one.column, limit=one.slice, rate=self.options.backfill_rate
+            )
+        except psycopg.errors.LockNotAvailable:
+            one.slice = max(1, one.slice // 8)
+            raise
+        one.slice = min(one.slice * 2, backfill.SLICE)
+        one.filled, one.seen = state.done, state.seen
+        self._tell(one)
+        return state.moved
+
+    def _ready(self) -> list[Served]:
+        now = time.monotonic()
+        return [one for one in self.served.values() if one.rests_until <= now]
+
+    def _empty(self) -> bool:
+        waiting = [queue.next_due_s(self.conn, one.column) for one in self.served.values()]
+        return all(one.filled for one in self.served.values()) and not any(
+            due is not None for due in waiting
+        )
+
+    def _wait_s(self) -> float:
+        """Until something is due by itself, or the poll."""
+        now = time.monotonic()
+        times = [self.options.poll_s, self.next_upkeep - now]
+        for one in self.served.values():
+            if one.rests_until > now:
+                times.append(one.rests_until - now)
+                continue
+            due = queue.next_due_s(self.conn, one.column)
+            times += [] if due is None else [due]
+            times += [] if one.filled else [self._fill_pause_s()]
+        return max(min(times), SHORTEST_WAIT_S)
+
+    def _fill_pause_s(self) -> float:
+        rate = self.options.backfill_rate
+        return REST_S if rate is None else min(1.0 / rate, REST_S)
+
+    def _look_for_new_columns(self) -> None:
+        known = {row["id"] for row in registry.rows(self.conn)}
+        if known != self.served.keys():
+            self.upkeep(strict=False)
+
+    def _take_on(self, row: dict[str, Any]) -> None:
+        before = self.served.get(row["id"])
+        column = registry.load(self.conn, row)
+        if before is None:
+            embedder = embedder_or_shared(self.options.embedder, self.options.model or row["model"])
+            _check_fingerprint(column, embedder)
+            total = backfill.estimate(self.conn, column)
+            self.served[column.id] = Served(column, embedder, total, filled=row["backfill_done"])
+        else:
+            before.column = column
+        self._mend_triggers(column)
+
+    def _mend_triggers(self, column: Column) -> None:
+        if not triggers.outdated(self.conn, column):
+            return
+        try:
+            with self.conn.transaction():
+                triggers.install(self.conn, column)
+        except psycopg.errors.InsufficientPrivilege:
+            LOG.warning(
+                "the triggers of %s do not fit its table any more, and this role may not change "
+                "them: run a worker as the table's owner, or detach and attach it",
+                column,
+            )
+
+    @contextmanager
+    def _tolerating(self, row: dict[str, Any], *, strict: bool) -> Iterator[None]:
+        """One column's trouble is logged, and none of the others' business."""
+        try:
+            yield
+        except PASSING as error:
+            LOG.info("column %s is locked, looking again later: %s", row["id"], error)
+        except BROKEN:
+            raise
+        except Exception as error:  # whatever loading a model may raise
+            self.served.pop(row["id"], None)
+            if strict:
+                raise
+            LOG.warning("column %s is left alone: %s", row["id"], error)
+
+    def _tell(self, one: Served) -> None:
+        if self.options.on_progress is not None:
+            self.options.on_progress(one.progress())
+
+
+def is_servers(error: BaseException) -> bool:
+    """Whether an error of a write comes from the server's state, and from no row."""
+    causes = [error, error.__cause__]
+    return any(isinstance(cause, BROKEN) for cause in causes)
+
+
+def _written(
+    conn: psycopg.Connection[Any], column: Column, made: Sequence[Made], *, lease: UUID
+) -> list[int]:
+    try:
+        return [write(conn, column, made, lease)["written"]]
+    except StoreError as error:  # copy_rows' word for what the server says
+        if isinstance(error.__cause__, BROKEN):
+            raise error.__cause__ from None
+        raise
+
+
+def _finished(future: Future[Any], timeout_s: float) -> bool:
+    return bool(wait([future], timeout=timeout_s).done)
+
+
+def _check_fingerprint(column: Column, embedder: Embedder) -> None:
+    present = embedder.fingerprint(column.task, column.dim)
+    if present != column.fingerprint:
+        raise FingerprintError(
+            f"{column} was attached with fingerprint {column.fingerprint!r} and this encoder has "
+            f"{present!r}: run the worker with model {column.model!r}, or change the column's "
+            "model with alter"
+        )

@@ -1,0 +1,157 @@
+"""The worker: takes shifts on an attached database, for as long as it is let."""
+
+import asyncio
+import logging
+import random
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
+
+import psycopg
+
+from taskvec.core import Embedder
+from taskvec.core.errors import InputError, StoreError
+from taskvec.integrations.postgres.shift import BROKEN, Options, Progress, Served, Shift
+from taskvec.integrations.postgres.statements import connect, run
+from taskvec.integrations.postgres.waking import Waker, listen
+
+LOG = logging.getLogger("taskvec.postgres")
+FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.1, 30.0
+# A worker gives up waiting for a lock before the server looks for deadlocks (after 1 s, as it
+# comes): it can be held up by a user's transaction, but never make one fail.
+SESSION = """
+SET search_path = pg_catalog, pg_temp;
+SET lock_timeout = '200ms';
+SET default_transaction_isolation = 'read committed';
+SET TimeZone = 'UTC'; SET DateStyle = 'ISO, YMD'; SET IntervalStyle = 'postgres';
+SET extra_float_digits = 1; SET bytea_output = 'hex';
+SET enable_hashjoin = off; SET enable_mergejoin = off; SET jit = off
+"""
+
+
+class Worker:
+    """Keeps attached columns right. Any number may run at once, on any number of machines.
+
+    dsn: of the server. The role needs SELECT on the tables, UPDATE of the vector columns, all on
+    the schema taskvec, and TEMPORARY on the database.
+    columns: ids that `attach` returned; None is all, those attached later included.
+    model, embedder: an encoder in place of the one that each column was attached with.
+    batch: rows encoded together. lease_s: how long a killed worker's rows wait for another one.
+    poll_s: the longest sleep; notifications end it sooner.
+    attempts: failures of a row until it is parked. backfill_rate: rows a second, over all workers.
+    on_progress: called after each batch, in the worker's thread.
+
+    Example:
+        Worker("postgresql://localhost/app").run()
+    """
+
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        columns: Sequence[int] | None = None,
+        model: str | None = None,
+        embedder: Embedder | None = None,
+        batch: int = 64,
+        lease_s: float = 60.0,
+        poll_s: float = 10.0,
+        attempts: int = 5,
+        backfill_rate: float | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> None:
+        self._dsn = dsn
+        self._options = Options(
+            columns=None if columns is None else frozenset(columns),
+            model=model,
+            embedder=embedder,
+            batch=batch,
+            lease_s=lease_s,
+            poll_s=poll_s,
+            attempts=attempts,
+            backfill_rate=backfill_rate,
+            on_progress=on_progress,
+        )
+        for name in ("batch", "lease_s", "poll_s", "attempts", "backfill_rate"):
+            value = getattr(self._options, name)
+            if value is not None and value <= 0:
+                raise InputError(f"{name} {value!r}: give more than 0")
+        self._lease = uuid.uuid4()
+        self._stopping = threading.Event()
+        self._waker: Waker | None = None
+        self._served: dict[int, Served] = {}
+
+    def run(self, *, until_empty: bool = False) -> None:
+        """Work until `stop` is called; the batch in hand is finished.
+
+        until_empty: return when all rows are embedded or parked.
+        Raises FingerprintError where a column was made by another model, SchemaError where its
+        table no longer fits, and StoreError where the server cannot be reached at the start.
+        Later, lost connections are made anew.
+        """
+        losses = 0
+        with self._awake() as waker, ThreadPoolExecutor(1, "taskvec-encode") as encoding:
+            while not self._stopping.is_set():
+                try:
+                    with self._shift(encoding, waker) as shift:
+                        losses = 0
+                        shift.work(until_empty=until_empty)
+                        return
+                except BROKEN as error:
+                    if not self._served:
+                        raise StoreError(str(error).strip()) from error
+                    losses += 1
+                    waker.wait(_backoff_s(losses, error))
+
+    async def arun(self, *, until_empty: bool = False) -> None:
+        """`run`, in a thread of its own. Cancelled, it finishes the batch in hand and ends."""
+        running = asyncio.ensure_future(asyncio.to_thread(self.run, until_empty=until_empty))
+        try:
+            await asyncio.shield(running)
+        except asyncio.CancelledError:
+            self.stop()
+            await asyncio.wait([running])
+            raise
+
+    def stop(self) -> None:
+        """Let `run` return after the batch in hand. From any thread or signal handler."""
+        self._stopping.set()
+        waker = self._waker
+        if waker is not None:
+            waker.wake()
+
+    @contextmanager
+    def _awake(self) -> Iterator[Waker]:
+        """A waker for one run. `stop` sets its event first, so that none is missed."""
+        if self._waker is not None:
+            raise InputError("this worker runs already: make another one")
+        self._waker = waker = Waker()
+        try:
+            yield waker
+        finally:
+            self._waker = None
+            waker.close()
+
+    @contextmanager
+    def _shift(self, encoding: Executor, waker: Waker) -> Iterator[Shift]:
+        with connect(self._dsn) as conn, connect(self._dsn) as listener:
+            run(conn, SESSION)
+            listen(listener)
+            yield Shift(
+                options=self._options,
+                conn=conn,
+                listener=listener,
+                encoding=encoding,
+                lease=self._lease,
+                stopping=self._stopping,
+                waker=waker,
+                served=self._served,
+            )
+
+
+def _backoff_s(losses: int, error: psycopg.Error) -> float:
+    """Before a new connection: longer each time, and never quite as long as other workers'."""
+    LOG.warning("the connection was lost, trying again: %s", error)
+    pause = min(FIRST_BACKOFF_S * 2.0 ** min(losses, 20), LONGEST_BACKOFF_S)
+    return pause * random.uniform(0.5, 1.0)  # noqa: S311 - no secret

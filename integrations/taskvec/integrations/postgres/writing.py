@@ -1,0 +1,182 @@
+"""Writes a batch's vectors where rows still say what was encoded, and nowhere else."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import psycopg
+from psycopg import sql
+
+from taskvec.adapters.pgvector import copy_rows
+from taskvec.core.embedder import Array
+from taskvec.integrations.postgres.chunks import CHUNK_COLUMNS, Chunk
+from taskvec.integrations.postgres.queue import Claimed
+from taskvec.integrations.postgres.registry import Column
+from taskvec.integrations.postgres.statements import COMMA, each, name, run
+
+BUSY_PAUSE_S = 0.2  # how long a row rests that somebody had locked
+
+# Named by the column and emptied at each commit: made once for a connection.
+STAGE = """
+CREATE TEMP TABLE IF NOT EXISTS {made} (n integer, {texts}, version bigint, hash bytea,
+    fate text, embedding {type}) ON COMMIT DELETE ROWS;
+CREATE TEMP TABLE IF NOT EXISTS {pieces} (n integer, ordinal integer, first integer, last integer,
+    text text, embedding {type}) ON COMMIT DELETE ROWS
+"""
+# A row that somebody has locked is left for later: a worker waits for no writer, and so has no part
+# in a deadlock. A locked row is 'held'; the statement after it reads what the row says by then.
+HOLD = """
+UPDATE {made} m SET fate = 'held' FROM (
+    SELECT m.n FROM {made} m JOIN {table} d ON {same} FOR NO KEY UPDATE OF d SKIP LOCKED
+) h WHERE h.n = m.n
+"""
+JUDGE = """
+UPDATE {made} m SET fate = CASE
+    WHEN sha256(convert_to(s.text, 'UTF8')) IS NOT DISTINCT FROM m.hash
+    THEN 'written' ELSE 'changed' END
+FROM (SELECT {aliased}, {text} AS text FROM {table}) s WHERE m.fate = 'held' AND {same}
+"""
+LEFT = """
+UPDATE {made} m SET fate = CASE
+    WHEN EXISTS (SELECT FROM {table} d WHERE {same}) THEN 'busy' ELSE 'gone' END
+WHERE fate IS NULL
+"""
+SET = """
+UPDATE {table} d SET {embedding} = m.embedding FROM {made} m
+WHERE m.fate = 'written' AND {same} AND NOT coalesce(
+    d.{embedding} OPERATOR({vectors}.=) m.embedding, d.{embedding} IS NULL AND m.embedding IS NULL)
+"""
+DROP_CHUNKS = """
+DELETE FROM {chunks} c USING {made} m WHERE m.fate IN ('written', 'gone') AND {same}
+"""
+ADD_CHUNKS = """
+INSERT INTO {chunks} ({keys}, {columns})
+SELECT {values}, {pieces_columns} FROM {pieces} p JOIN {made} m USING (n) WHERE m.fate = 'written'
+"""
+FINISH = """
+WITH held AS (
+    SELECT m.n FROM {made} m JOIN {queue} q ON {same} AND q.version = m.version
+    WHERE m.fate IN ('written', 'gone') FOR UPDATE OF q SKIP LOCKED
+)
+DELETE FROM {queue} q USING {made} m JOIN held h USING (n) WHERE {same} AND q.version = m.version
+"""
+RETURN = """
+WITH held AS (
+    SELECT m.n FROM {made} m JOIN {queue} q ON {same} AND q.lease = $1
+    WHERE m.fate IN ('changed', 'busy') FOR UPDATE OF q SKIP LOCKED
+)
+UPDATE {queue} q SET lease = NULL, leased_until = NULL, attempts = greatest(q.attempts - 1, 0),
+    not_before = now() + make_interval(secs => CASE m.fate WHEN 'busy' THEN $2 ELSE 0 END)
+FROM {made} m JOIN held h USING (n) WHERE {same} AND q.lease = $1
+"""
+COUNT = """
+UPDATE taskvec.columns SET done = done + $2, last_done = now() WHERE id = $1
+"""
+
+
+@dataclass(frozen=True)
+class Made:
+    """A row in hand with what was made of it: a vector (dim,) or None, and chunks."""
+
+    row: Claimed
+    vector: Array | None
+    chunks: tuple[Chunk, ...] = ()
+
+
+def write(
+    conn: psycopg.Connection[Any], column: Column, made: Sequence[Made], lease: UUID
+) -> Counter[str]:
+    """Write what was made, in one short transaction. Returns how many rows met which fate.
+
+    "written": the row says what was encoded. "changed": it says something else by now, and stays
+    queued. "gone": it was deleted. "busy": somebody holds its lock, so it is tried again shortly.
+    """
+    with conn.transaction():
+        # First, while nothing is held that whoever locks the table might want.
+        run(conn, "LOCK TABLE {table} IN ACCESS SHARE MODE", table=column.table.identifier)
+        step = _Write(conn, column)
+        step.stage(made)
+        return step.settle(lease)
+
+
+class _Write:
+    """The statements of one write."""
+
+    def __init__(self, conn: psycopg.Connection[Any], column: Column) -> None:
+        self.conn = conn
+        self.column = column
+        self.made = sql.Identifier("pg_temp", f"made_{column.id}")
+        self.pieces = sql.Identifier("pg_temp", f"pieces_{column.id}")
+
+    def stage(self, made: Sequence[Made]) -> None:
+        """Copy a batch into the temporary tables."""
+        count = len(self.column.keys)
+        texts = each("key_{i} text", count)
+        self._run(STAGE, texts=texts, type=self.column.vector_type)
+        keys = [f"key_{i + 1}" for i in range(count)]
+        columns = ("n", *keys, "version", "hash", "embedding")
+        copy_rows(self.conn, self.made, _rows(made), columns=columns)
+        if self.column.chunks:
+            copy_rows(self.conn, self.pieces, _pieces(made), columns=("n", *CHUNK_COLUMNS))
+
+    def settle(self, lease: UUID) -> Counter[str]:
+        """Write where rows are still what they were, and clear the queue of those."""
+        column = self.column
+        own = column.matches("d", "m", cast=True)
+        aliased = column.matches("s", "m", own=False, cast=True)
+        self._run(HOLD, same=own)
+        self._run(JUDGE, same=aliased, aliased=column.aliased(), text=column.text())
+        self._run(LEFT, same=own)
+        if column.embedding:
+            embedding = sql.Identifier(column.embedding)
+            self._run(SET, same=own, embedding=embedding, vectors=sql.Identifier(column.vectors))
+        if column.chunks:
+            self._replace_chunks()
+        queued = column.matches("q", "m", own=False, cast=True)
+        self._run(FINISH, same=queued)
+        self._run(RETURN, lease, BUSY_PAUSE_S, same=queued)
+        found = self._run("SELECT fate, count(*) FROM {made} GROUP BY fate")
+        fates = Counter(dict(found.fetchall()))
+        run(self.conn, COUNT, column.id, fates["written"])
+        return fates
+
+    def _replace_chunks(self) -> None:
+        column = self.column
+        values = [sql.SQL(f"m.key_{i}::{key.type}") for i, key in enumerate(column.keys, 1)]
+        chunks = column.chunk_table
+        self._run(DROP_CHUNKS, chunks=chunks, same=column.matches("c", "m", cast=True))
+        self._run(
+            ADD_CHUNKS,
+            chunks=chunks,
+            keys=column.own(),
+            columns=COMMA.join(map(sql.Identifier, CHUNK_COLUMNS)),
+            values=COMMA.join(values),
+            pieces_columns=COMMA.join([name(one, "p") for one in CHUNK_COLUMNS]),
+        )
+
+    def _run(
+        self, statement: str, *values: object, **parts: sql.Composable
+    ) -> psycopg.RawCursor[tuple[Any, ...]]:
+        return run(
+            self.conn,
+            statement,
+            *values,
+            made=self.made,
+            pieces=self.pieces,
+            table=self.column.table.identifier,
+            queue=self.column.queue,
+            **parts,
+        )
+
+
+def _rows(made: Sequence[Made]) -> Iterator[tuple[object, ...]]:
+    for n, one in enumerate(made):
+        yield (n, *one.row.keys, one.row.version, one.row.hash, one.vector)
+
+
+def _pieces(made: Sequence[Made]) -> Iterator[tuple[object, ...]]:
+    for n, one in enumerate(made):
+        for chunk in one.chunks:
+            yield (n, chunk.ordinal, chunk.first, chunk.last, chunk.text, chunk.vector)

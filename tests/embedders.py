@@ -1,0 +1,78 @@
+"""An encoder for tests of what is around it: vectors by hash, at once, and faults on request."""
+
+import asyncio
+import hashlib
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from taskvec.core.embedder import Array, Lane, Overflow, Span, TaskArgument
+
+
+def vector_of(text: str, task: TaskArgument = "retrieval.passage", dim: int = 8) -> Array:
+    """The one vector (dim,) that a text has under a task."""
+    digest = hashlib.shake_256(f"{task}\0{text}".encode("utf-8", "surrogatepass")).digest(dim)
+    raw = np.frombuffer(digest, dtype=np.uint8).astype(np.float32) - 127.5
+    vector: Array = raw / np.linalg.norm(raw)
+    return vector
+
+
+class StubEmbedder:
+    """An Embedder that calls `before` with the texts of each encoding, and counts them."""
+
+    tasks = ("retrieval.query", "retrieval.passage")
+    dims = (8, 16)
+    dim = 8
+    max_tokens = 8_192
+
+    def __init__(self, before: Callable[[list[str]], None] | None = None, name: str = "stub"):
+        self._before = before
+        self._name = name
+        self._counting = threading.Lock()
+        self.calls: list[list[str]] = []
+
+    @property
+    def encoded(self) -> list[str]:
+        """All texts that were encoded, in order."""
+        return [text for call in self.calls for text in call]
+
+    def encode(
+        self,
+        texts: str | Sequence[str],
+        *,
+        task: TaskArgument = None,
+        dim: int | None = None,
+        lane: Lane = "bulk",
+        overflow: Overflow = "truncate",
+        show_progress: bool = False,
+    ) -> Array:
+        if isinstance(texts, str):
+            return vector_of(texts, task, dim or self.dim)
+        with self._counting:
+            self.calls.append(list(texts))
+        if self._before:
+            self._before(list(texts))
+        rows = [vector_of(text, task, dim or self.dim) for text in texts]
+        return np.array(rows, dtype=np.float32).reshape(len(rows), dim or self.dim)
+
+    async def aencode(self, texts: str | Sequence[str], **options: Any) -> Array:
+        return await asyncio.to_thread(self.encode, texts, **options)
+
+    def encode_chunks(
+        self,
+        document: str,
+        spans: Sequence[Span],
+        *,
+        task: str | None = "retrieval.passage",
+        dim: int | None = None,
+    ) -> Array:
+        parts = [document[first:last] for first, last in spans]
+        return self.encode(parts, task=task, dim=dim)
+
+    async def aencode_chunks(self, document: str, spans: Sequence[Span], **options: Any) -> Array:
+        return await asyncio.to_thread(self.encode_chunks, document, spans, **options)
+
+    def fingerprint(self, task: str | None = None, dim: int | None = None) -> str:
+        return f"{self._name}/{task}/{dim or self.dim}"

