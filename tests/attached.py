@@ -30,7 +30,7 @@ def working(dsn: str, embedder: Embedder | None = None, **options: Any) -> Itera
     def run() -> None:
         try:
             worker.run()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - the test raises it
             failed.append(error)
 
     thread = threading.Thread(target=run)
