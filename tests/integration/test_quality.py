@@ -175,6 +175,22 @@ def test_the_command_prints_tables_and_writes_them(
     assert f"## {checkpoint}, by task" in printed
 
 
+def test_what_would_be_ignored_or_overwritten_is_refused_first(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"text1": "a", "text2": "b", "score": score} for score in (0, 1)]
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        path = tmp_path / name / "pairs.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files = [str(tmp_path / name / "pairs.jsonl") for name in ("one", "two")]
+    command = ["bench", "quality", "--model", "no/such/model", "--data"]
+    assert main([*command, *files]) != 0
+    assert "two sets are called similarity of pairs" in capsys.readouterr().err
+    assert main([*command, files[0], "--bm25"]) != 0
+    assert "the data has no collection" in capsys.readouterr().err
+
+
 def encode_as(vectors: dict[str, list[float]]) -> probes.Encode:
     def encode(texts: Any) -> Any:
         found = np.array([vectors[text] for text in texts], dtype=np.float32)
@@ -215,7 +231,9 @@ def test_clusters_and_classes_are_found_where_vectors_tell_them_apart() -> None:
         ('["a"]\n', r"data.jsonl:1: not an object"),
         ('{"text1": "a", "text2": "b", "score": "high"}\n', "row 1: 'score' is 'high'"),
         ('{"text": "a", "label": "x"}\n{"text": 3, "label": "x"}\n', "row 2: 'text' is 3"),
-        ('{"text": "a", "label": "x"}\n' * 3, "data has texts of one class alone"),
+        ('{"text": "a", "label": "x"}\n' * 3, "fewer than two labels have two texts"),
+        ('{"text": "a", "label": "x"}\n{"text": "b", "label": "y"}\n', "fewer than two labels"),
+        ('{"text1": "a", "text2": "b", "score": 1}\n' * 2, "must be finite, and not all the same"),
     ],
 )
 def test_a_file_that_fits_no_probe_is_refused(text: str, message: str, tmp_path: Path) -> None:

@@ -5,13 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from taskvec.core import Encoder
 from taskvec.core.errors import InputError
 from taskvec.integrations.train.recipe import __main__ as command
 from taskvec.integrations.train.recipe import card, rows, stages
 from taskvec.integrations.train.recipe.aligned import Aligned, Passage
+from taskvec.integrations.train.recipe.body import Work
 from taskvec.integrations.train.recipe.mix import LANGUAGES
 from taskvec.integrations.train.texts.wordnet import Gloss
 from tests.checkpoints import WORDS, tiny_checkpoint
@@ -83,6 +86,7 @@ def test_two_stages_make_a_model_with_all_five_tasks(recipe: stages.Recipe, tmp_
     assert "I8" in kinds
     assert recipe.used("pairs") == recipe.used("text-matching") == 8
     written = (out / "model.safetensors").stat().st_mtime_ns
+    assert "MIT License" in (out / "NOTICE").read_text(encoding="utf-8")
     with pytest.raises(InputError, match="not empty"):
         recipe.write(out)
     assert (out / "model.safetensors").stat().st_mtime_ns == written
@@ -91,7 +95,6 @@ def test_two_stages_make_a_model_with_all_five_tasks(recipe: stages.Recipe, tmp_
 def test_the_card_says_what_the_runs_did(recipe: stages.Recipe, tmp_path: Path) -> None:
     out = tmp_path / "starter"
     recipe.write(out)
-    card.write_licence(out)
     distil = recipe.folder / "distil"
     distil.mkdir()
     (distil / "loss.jsonl").write_text(json.dumps({"step": 1200, "loss": 0.4}) + "\n")
@@ -102,7 +105,43 @@ def test_the_card_says_what_the_runs_did(recipe: stages.Recipe, tmp_path: Path) 
     assert "| 1 200 steps" in text
     assert "| 8 scored pairs" in text
     assert "$" not in text
-    assert "multilingual-e5-small" in (out / "NOTICE").read_text(encoding="utf-8")
+
+
+def test_a_killed_recipe_goes_on_with_the_rows_and_stages_that_it_has(
+    recipe: stages.Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = recipe.loras
+    again = stages.Recipe(recipe.folder)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("made again")
+
+    for name in ("train_pairs", "train_task", "distil", "write_e5"):
+        monkeypatch.setattr(stages, name, refuse)
+    monkeypatch.setattr(rows, "write", refuse)
+    assert again.loras == first
+    with pytest.raises(InputError, match="begun with seed 0, not 5"):
+        stages.Recipe(recipe.folder, 5)
+
+
+def test_the_teachers_wait_for_the_body_whose_run_measures_their_centre(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+
+    def distil(work: Work, _: int) -> Path:
+        order.append("body")
+        save_file({"centre": torch.zeros(3)}, work.folder / "centre.safetensors")
+        return tmp_path
+
+    def write_e5(_: object, centre: torch.Tensor, out: Path) -> Path:
+        order.append(f"e5 of {len(centre)}")
+        return out
+
+    monkeypatch.setattr(stages, "distil", distil)
+    monkeypatch.setattr(stages, "write_e5", write_e5)
+    assert stages.Recipe(tmp_path / "work").teachers["teachers"] == (str(tmp_path / "work" / "e5"),)
+    assert order == ["body", "e5 of 3"]
 
 
 def test_a_folder_that_holds_something_is_refused_in_one_sentence(

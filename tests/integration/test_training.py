@@ -28,8 +28,9 @@ from taskvec.integrations.train.settings import (
     TaskSettings,
     read_settings,
 )
+from taskvec.integrations.train.tables import Kind, read_rows
 from taskvec.integrations.train.task import train_task
-from taskvec.integrations.train.teaching import prepare
+from taskvec.integrations.train.teaching import pivots, prepare
 from tests.checkpoints import WORDS, tiny_checkpoint
 
 # PEFT 0.21 asks transformers for a property that is being renamed.
@@ -333,9 +334,19 @@ def test_a_pivot_teacher_reads_the_pivots_and_the_other_the_texts(
     cut = Dataset.from_list([{"anchor": text, "positive": text} for text in texts])
     labels = np.array(prepare(short, {"rows": cut}, tmp_path / "short")["rows"]["label"])
     np.testing.assert_allclose(labels[0], labels[1], atol=1e-6)
+    with pytest.raises(InputError, match="no row has a pivot"):
+        prepare(settings, {"rows": cut}, tmp_path / "none")
     untaught = settings.model_copy(update={"teachers": (), "pivot_teachers": ()})
     bare = prepare(untaught, {"rows": rows}, tmp_path / "bare")["rows"]
     assert bare.column_names == ["anchor", "positive"]
+
+
+def test_pivots_follow_the_other_names_of_their_columns(write: Write) -> None:
+    row = {"query": "was", "passage": "das", "query_pivot": "what", "passage_pivot": "that"}
+    files, _ = read_rows([write([row])], [Kind.PAIRS])
+    (rows,) = files.values()
+    assert rows.column_names == ["anchor", "positive", "anchor_pivot", "positive_pivot"]
+    assert pivots(rows) == {"was": "what", "das": "that"}
 
 
 def test_a_batch_is_of_one_file_so_that_files_may_differ(
@@ -415,6 +426,12 @@ def test_pretraining_needs_a_mask_token(checkpoint: Path, write: Write, tmp_path
         ([{"text": "a", "label": x} for x in ("x", None) * 4], {}, "row 2: 'label' is None"),
         ([{"text1": "a", "text2": "b", "score": "high"}] * 8, {}, "row 1: 'score' is 'high'"),
         ([{"query": "a", "passage": "b"}] * 7, {}, "7 rows, which fill no batch of 8"),
+        ([{"query": "a", "passage": "b"}] * 9, {}, "1 different anchors: they fill no batch of 8"),
+        (
+            [{"text": f"a {i}", "label": "x" if i < 98 else "y"} for i in range(100)],
+            {"batch_size": 32},
+            "its labels fill no batch of 32",
+        ),
         (
             [{"question": "a", "passage": "b", "answer": "c"}],
             {},

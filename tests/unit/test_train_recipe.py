@@ -3,8 +3,8 @@
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pytest
+from sentence_transformers import SentenceTransformer
 
 from taskvec.integrations.train.recipe import aligned, mix, pieces, rows
 from taskvec.integrations.train.recipe.aligned import Aligned, Passage
@@ -13,6 +13,7 @@ from taskvec.integrations.train.texts import descriptions, libreoffice, wesnoth
 from taskvec.integrations.train.texts.archive import Archive
 from taskvec.integrations.train.texts.wordnet import Gloss
 from taskvec.integrations.train.vocabulary import unigram_tokenizer
+from tests.checkpoints import tiny_checkpoint
 
 
 def texts() -> dict[str, mix.Texts]:
@@ -189,36 +190,37 @@ def test_pairs_across_languages_carry_their_english_as_pivot(
     assert not held & {row["positive"] for row in files["en-glosses"]}
 
 
-class Letters:
-    """A judge who counts letters: alike is what has the same ones."""
-
-    def encode_query(self, texts: list[str], *, normalize_embeddings: bool) -> np.ndarray:
-        assert normalize_embeddings
-        counts = np.array([[text.count(chr(c)) for c in range(33, 123)] for text in texts])
-        return counts / np.linalg.norm(counts, axis=1, keepdims=True)
+@pytest.fixture(scope="module")
+def judges(tmp_path_factory: pytest.TempPathFactory) -> rows.Judges:
+    """Two small models that differ: one for every language, one for the English originals."""
+    models = []
+    for seed in (3, 4):
+        folder = tmp_path_factory.mktemp("judges") / f"judge {seed}"
+        models.append(SentenceTransformer(str(tiny_checkpoint(folder, "hf", seed=seed))))
+    return rows.Judges(*models)
 
 
 def test_scores_are_the_mean_of_both_judges(
-    texts_by_language: dict[str, Aligned], monkeypatch: pytest.MonkeyPatch
+    texts_by_language: dict[str, Aligned],
+    monkeypatch: pytest.MonkeyPatch,
+    judges: rows.Judges,
 ) -> None:
-    monkeypatch.setattr(rows, "SCORED", {"en": 50, "de": 50})
-    judge = Letters()
-    found = rows.scored(texts_by_language, GLOSSES, rows.Judges(judge, judge), seed=0)["scored"]
-    assert len(found) == 100
-
-    def english(text: str) -> str:
-        return text.replace("de sentence", "en sentence")
-
+    monkeypatch.setattr(rows, "SCORED", {"en": 40, "de": 40})
+    found = rows.scored(texts_by_language, GLOSSES, judges, seed=0)["scored"]
+    assert len(found) == 80
     for row in found:
-        own = judge.encode_query([row["text1"], row["text2"]], normalize_embeddings=True)
-        pivots = [english(row["text1"]), english(row["text2"])]
-        theirs = judge.encode_query(pivots, normalize_embeddings=True)
-        wanted = (own[0] @ own[1] + theirs[0] @ theirs[1]) / 2
-        assert row["score"] == pytest.approx(wanted, abs=1e-5)
-    across = [row for row in found if row["text1"][:2] != row["text2"][:2]]
-    assert across
-    scores = [row["score"] for row in found]
-    assert min(scores) < 0.9 < max(scores)
+        own = [row["text1"], row["text2"]]
+        english = [text.replace("de sentence", "en sentence") for text in own]
+        left = judges.teacher.encode_query(own, normalize_embeddings=True)
+        right = judges.pivot_teacher.encode_query(english, normalize_embeddings=True)
+        wanted = (left[0] @ left[1] + right[0] @ right[1]) / 2
+        assert row["score"] == pytest.approx(float(wanted), abs=1e-4)
+    english_rows, german_rows = found[:40], found[40:]
+    assert {row["text2"][:2] for row in german_rows} == {"de", "en"}
+    assert sum(row["text1"] == row["text2"] for row in english_rows) < 5
+    held = {text for gloss in GLOSSES if aligned.is_held_out(gloss.text) for text in gloss.examples}
+    assert held
+    assert not held & {row["text1"] for row in found}
 
 
 def test_labels_of_few_texts_are_left_out_and_separated_pairs_tell_labels_apart(
@@ -236,3 +238,16 @@ def test_labels_of_few_texts_are_left_out_and_separated_pairs_tell_labels_apart(
     paths = rows.write({"a": [{"text": "x\u2028y"}, {"text": "z"}, {"text": "w"}]}, tmp_path)
     (thin,) = rows.thin(paths, 2, tmp_path / "thin")
     assert thin.read_text(encoding="utf-8") == '{"text": "x\u2028y"}\n{"text": "w"}\n'
+
+
+def test_rows_are_made_once_and_found_again_in_their_order(tmp_path: Path) -> None:
+    made: list[int] = []
+
+    def make() -> dict[str, list[rows.Row]]:
+        made.append(1)
+        return {"z": [{"text": "1"}], "a": [{"text": "2"}]}
+
+    first = rows.once(tmp_path / "rows", make)
+    assert rows.once(tmp_path / "rows", make) == first
+    assert [path.stem for path in first] == ["z", "a"]
+    assert made == [1]

@@ -1,11 +1,12 @@
 """What a task is for, as one figure each: similarity, clusters and classes of labelled texts.
 
-The measures are MTEB's: Spearman's correlation, V-measure of k-means, and a linear classifier
-taught with a few texts of each class.
+The measures are in MTEB's manner, though not comparable with its figures: Spearman's correlation,
+V-measure of k-means, and a linear classifier taught with a few texts of each class.
 """
 
 import json
-from collections import defaultdict
+import math
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -45,6 +46,10 @@ class Scored:
     right: Sequence[str]
     scores: Sequence[float]
 
+    def __post_init__(self) -> None:
+        if not all(map(math.isfinite, self.scores)) or len(set(self.scores)) < 2:
+            raise InputError(f"{self.name}: its scores must be finite, and not all the same")
+
 
 @dataclass(frozen=True)
 class Labelled:
@@ -55,8 +60,9 @@ class Labelled:
     labels: Sequence[str]
 
     def __post_init__(self) -> None:
-        if len(set(self.labels)) < 2:
-            raise InputError(f"{self.name} has texts of one class alone")
+        several = [label for label, count in Counter(self.labels).items() if count > 1]
+        if len(several) < 2:
+            raise InputError(f"{self.name}: fewer than two labels have two texts or more")
 
 
 class Encode(Protocol):

@@ -1,12 +1,14 @@
 """A whole evaluation: collections, who ranks them, and where the report goes."""
 
 import importlib.util
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from taskvec.core import Encoder
+from taskvec.core.errors import InputError
 from taskvec.integrations.quality import offline, probes, report
 from taskvec.integrations.quality.collections import Collection, read_collection
 from taskvec.integrations.quality.measures import measure
@@ -41,6 +43,7 @@ def evaluate(evaluation: Evaluation) -> report.Report:
     """
     collections = list(_collections(evaluation))
     others = list(_others(evaluation))
+    _check(evaluation, collections, others)
     lines, tables = [], {}
     with ExitStack() as stack:
         encoders = {name: stack.enter_context(Encoder.load(name)) for name in evaluation.models}
@@ -54,6 +57,17 @@ def evaluate(evaluation: Evaluation) -> report.Report:
         if asked or others:
             tables = {k: probes.by_task(v, [*asked, *others]) for k, v in encoders.items()}
     return report.Report(lines, tables)
+
+
+def _check(
+    evaluation: Evaluation, collections: Sequence[Collection], others: Sequence[probes.Probe]
+) -> None:
+    """Refuse, before anything is encoded, what would be ignored or overwritten."""
+    names = [found.name for found in collections] + [f"{p.kind} of {p.name}" for p in others]
+    if twice := sorted(name for name, count in Counter(names).items() if count > 1):
+        raise InputError(f"two sets are called {twice[0]}: rename a folder or file")
+    if not collections and (evaluation.peers or evaluation.bm25 or evaluation.dims):
+        raise InputError("dims, peers and BM25 are of searches: the data has no collection")
 
 
 def _collections(evaluation: Evaluation) -> Iterator[Collection]:

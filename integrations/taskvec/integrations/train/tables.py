@@ -59,6 +59,8 @@ def read_rows(
     for path, table in zip(paths, read, strict=True):
         if len(table) < least:
             raise InputError(f"{path} has {len(table)} rows, which fill no batch of {least}")
+        if kind is Kind.PAIRS:
+            _check_different(path, table, least)
     named = (f"{number}-{path.stem}" for number, path in enumerate(paths, 1))
     rows = [_columns_of(path, table, kind) for path, table in zip(paths, read, strict=True)]
     return DatasetDict(zip(named, rows, strict=True)), kind
@@ -94,7 +96,8 @@ def _renamed(path: Path, rows: Dataset) -> Dataset:
     """The rows under our names. Raises InputError where two columns mean the same."""
     meant: dict[str, str] = {}
     for name in rows.column_names:
-        ours = OTHER_NAMES.get(name, name)
+        base = name.removesuffix(PIVOT)
+        ours = OTHER_NAMES.get(base, base) + name[len(base) :]
         if ours in meant:
             raise InputError(f"{path}: columns {meant[ours]!r} and {name!r} both mean {ours!r}")
         meant[ours] = name
@@ -108,6 +111,13 @@ def _kind_of(tables: Sequence[Dataset], allowed: Sequence[Kind]) -> Kind:
     found = dict.fromkeys(", ".join(rows.column_names) for rows in tables)
     wanted = " or ".join(", ".join(kind.value) for kind in allowed)
     raise InputError(f"the data has columns {'; '.join(found)}; needed: {wanted}")
+
+
+def _check_different(path: Path, rows: Dataset, least: int) -> None:
+    for name in Kind.PAIRS.value:
+        found = len(set(rows[name]))
+        if found < least:
+            raise InputError(f"{path} has {found} different {name}s: they fill no batch of {least}")
 
 
 def _columns_of(path: Path, rows: Dataset, kind: Kind) -> Dataset:

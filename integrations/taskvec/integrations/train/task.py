@@ -11,6 +11,7 @@ from datasets import DatasetDict
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
+from sentence_transformers.base.sampler import GroupByLabelBatchSampler
 from sentence_transformers.sentence_transformer.losses import (
     CoSENTLoss,
     MatryoshkaLoss,
@@ -135,6 +136,11 @@ def _rows(settings: TaskSettings) -> tuple[DatasetDict, Kind]:
         if len(several) < 2:
             raise InputError(f"{name}: fewer than two of its labels have two texts or more")
         files[name] = rows.class_encode_column("label")
+        size = settings.batch_size
+        if not len(GroupByLabelBatchSampler(files[name], size, drop_last=True)):
+            raise InputError(
+                f"{name}: its labels fill no batch of {size}; one has nearly all texts"
+            )
     return files, kind
 
 

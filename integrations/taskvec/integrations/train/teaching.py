@@ -9,6 +9,7 @@ import numpy.typing as npt
 from datasets import Dataset, DatasetDict
 from sentence_transformers import SentenceTransformer
 
+from taskvec.core.errors import InputError
 from taskvec.integrations.train.settings import PairStage
 from taskvec.integrations.train.tables import PIVOT
 
@@ -27,6 +28,8 @@ def prepare(
     negatives: adds columns of them to a file's pairs.
     """
     if not folder.exists():
+        if settings.pivot_teachers and not any(pivots(rows) for rows in files.values()):
+            raise InputError(f"pivot_teachers: no row has a pivot, in a column `…{PIVOT}`")
         ready = {}
         for name, rows in files.items():
             columns = [column for column in rows.column_names if not column.endswith(PIVOT)]

@@ -4,7 +4,6 @@ import json
 import platform
 import re
 from collections.abc import Mapping
-from importlib.resources import files
 from pathlib import Path
 from string import Template
 
@@ -13,15 +12,7 @@ from taskvec.integrations.train.recipe import body, stages
 from taskvec.integrations.train.recipe.stages import Recipe
 from taskvec.integrations.train.texts.docstrings import docstring_pairs
 
-PACKAGE = "taskvec.integrations.train.recipe"
 CARD_BYTES = 12_000
-
-
-def write_licence(out: Path) -> None:
-    """Put the licence and what the weights are derived from beside them."""
-    for name in ("LICENSE", "NOTICE"):
-        text = (files(PACKAGE) / "card" / name).read_text("utf-8")
-        (out / name).write_text(text, encoding="utf-8")
 
 
 def write_card(recipe: Recipe, out: Path, tables: Mapping[str, str]) -> None:
@@ -47,8 +38,7 @@ def write_card(recipe: Recipe, out: Path, tables: Mapping[str, str]) -> None:
         "release": release(),
         "seed": recipe.seed,
     }
-    template = (files(PACKAGE) / "card" / "README.md").read_text("utf-8")
-    text = Template(template).substitute(values | dict(tables))
+    text = Template(stages.card_file("README.md")).substitute(values | dict(tables))
     (out / "README.md").write_text(text, encoding="utf-8")
 
 

@@ -11,21 +11,27 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import torch
 from sentence_transformers import SentenceTransformer
 
 from taskvec.core import Encoder
+from taskvec.core.errors import TaskvecError
 from taskvec.integrations.quality import probes, report
 from taskvec.integrations.quality.collections import Collection
 from taskvec.integrations.quality.measures import measure
 from taskvec.integrations.quality.rankers import Bm25, Model, Peer, Ranker, nearest
 from taskvec.integrations.quality.report import Line
 from taskvec.integrations.train.recipe import sets
+from taskvec.integrations.train.recipe.body import Work
 from taskvec.integrations.train.recipe.card import write_card
 from taskvec.integrations.train.recipe.stages import Recipe
-from taskvec.integrations.train.teachers.sentences import minilm
+from taskvec.integrations.train.teachers import e5
+from taskvec.integrations.train.teachers.sentences import minilm, write_e5
+from taskvec.integrations.train.texts.archive import Archive
 from taskvec.integrations.train.transplant import ROPE_BASE
 
 QUERY, PASSAGE = "retrieval.query", "retrieval.passage"
+HIDDEN = 384
 ENGLISH = ("docstrings", "construction FAQ, en", "Debian FAQ, en", "GNOME help, en")
 
 
@@ -40,16 +46,23 @@ def measured(rankers: Iterable[Ranker], collections: Sequence[Collection]) -> li
 
 
 def chunking(encoder: Encoder, found: sets.Sections) -> list[Line]:
-    """Sections encoded within their pages, and the same sections encoded one by one."""
-    collection = found.collection
-    asked = encoder.encode(list(collection.queries.values()), task=QUERY)
-    alone = encoder.encode(list(collection.documents.values()), task=PASSAGE)
+    """Sections encoded within their pages, and the same sections encoded one by one.
+
+    One by one also behind their page's title, which the queries hold.
+    """
+    asked = encoder.encode(list(found.collection.queries.values()), task=QUERY)
+    alone, titled = (
+        encoder.encode(list(collection.documents.values()), task=PASSAGE)
+        for collection in (found.collection, found.titled)
+    )
     late = np.concatenate([within(encoder, parts) for parts in found.pages.values()])
+    judged = found.collection.judgements
     return [
-        Line(collection.name, name, encoder.dim, measure(collection.judgements, ranking))
+        Line(found.collection.name, name, encoder.dim, measure(judged, ranking))
         for name, ranking in (
-            ("chunk by chunk", nearest(collection, asked, alone)),
-            ("late chunking", nearest(collection, asked, late)),
+            ("chunk by chunk", nearest(found.collection, asked, alone)),
+            ("chunk by chunk, with the page's title", nearest(found.titled, asked, titled)),
+            ("late chunking", nearest(found.collection, asked, late)),
         )
     ]
 
@@ -72,7 +85,7 @@ def rope(encoder: Encoder, collections: Sequence[Collection]) -> list[Line]:
         config["rope_parameters"]["rope_theta"] = ROPE_BASE
         path.write_text(json.dumps(config), encoding="utf-8")
         with Encoder.load(folder) as other:
-            rankers.append(Model(f"RoPE base {ROPE_BASE:g}", other))
+            rankers.append(Model(f"RoPE base {other.config.rope_base:g}", other))
             return measured(rankers, collections)
 
 
@@ -90,14 +103,10 @@ def table(lines: Sequence[Line]) -> str:
     return "\n".join(rows)
 
 
-def teachers(recipe: Recipe) -> Iterator[Peer]:
-    """The two teachers, each as its own makers use it."""
-    e5, *_ = recipe.teachers["teachers"]
-    # Without the shift of its centre, which is ours.
-    parts = SentenceTransformer(e5)
-    prompts = {name: prompt or "" for name, prompt in parts.prompts.items()}
-    plain = SentenceTransformer(modules=[parts[0], parts[1]], prompts=prompts)
-    yield Peer("multilingual-e5-small", plain)
+def teachers(folder: Path) -> Iterator[Peer]:
+    """The two teachers, each as its own makers use it. folder: where the first is written."""
+    written = write_e5(e5.read, torch.zeros(HIDDEN), folder / "e5-plain")
+    yield Peer("multilingual-e5-small", SentenceTransformer(str(written)))
     yield Peer("all-MiniLM-L6-v2", SentenceTransformer(str(minilm())))
 
 
@@ -109,39 +118,44 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", choices=PARTS, nargs="+", default=list(PARTS))
     parser.add_argument("--card", action="store_true", help="write MODEL's README.md too")
     options = parser.parse_args(arguments)
-    recipe = Recipe(options.work.resolve())
-    tables = {}
-    for part in options.only:
-        tables[part] = PARTS[part](recipe, options.model)
-        print(f"## {part}\n\n{tables[part]}\n", flush=True)  # noqa: T201
+    if options.card and not (Path(options.model).is_dir() and set(options.only) == set(PARTS)):
+        parser.error("--card needs a model's folder, and all tables")
+    try:
+        _measure(options)
+    except TaskvecError as error:
+        parser.error(str(error))
+
+
+def _measure(options: argparse.Namespace) -> None:
+    folder = options.work.resolve()
+    archive, tables = Work(folder).archive, {}
+    with Encoder.load(options.model) as encoder:
+        for part in options.only:
+            tables[part] = PARTS[part](encoder, archive, folder)
+            print(f"## {part}\n\n{tables[part]}\n", flush=True)  # noqa: T201
     if options.card:
-        write_card(recipe, Path(options.model), tables)
+        write_card(Recipe(folder), Path(options.model), tables)
 
 
-def _searches(recipe: Recipe, model: str) -> str:
-    collections = list(sets.searches(recipe.work.archive))
-    with Encoder.load(model) as encoder:
-        dims = [dim for dim in (384, 64) if dim in encoder.dims]
-        lines = measured([Model(model, encoder, dims=dims)], collections)
-    lines += measured(teachers(recipe), collections)
+def _searches(encoder: Encoder, archive: Archive, folder: Path) -> str:
+    collections = list(sets.searches(archive))
+    dims = [dim for dim in (384, 64) if dim in encoder.dims]
+    lines = measured([Model("starter", encoder, dims=dims)], collections)
+    lines += measured(teachers(folder), collections)
     english = [collection for collection in collections if collection.name in ENGLISH]
     return table(lines + measured([Bm25()], english))
 
 
-def _tasks(recipe: Recipe, model: str) -> str:
-    with Encoder.load(model) as encoder:
-        return report.by_task(probes.by_task(encoder, sets.tasks(recipe.work.archive)))
+def _tasks(encoder: Encoder, archive: Archive, _: Path) -> str:
+    return report.by_task(probes.by_task(encoder, sets.tasks(archive)))
 
 
-def _lengths(recipe: Recipe, model: str) -> str:
-    with Encoder.load(model) as encoder:
-        bands = list(sets.by_length(recipe.work.archive, encoder.count_tokens))
-        return table(rope(encoder, bands))
+def _lengths(encoder: Encoder, archive: Archive, _: Path) -> str:
+    return table(rope(encoder, list(sets.by_length(archive, encoder.count_tokens))))
 
 
-def _chunking(recipe: Recipe, model: str) -> str:
-    with Encoder.load(model) as encoder:
-        return table(chunking(encoder, sets.sections(recipe.work.archive)))
+def _chunking(encoder: Encoder, archive: Archive, _: Path) -> str:
+    return table(chunking(encoder, sets.sections(archive)))
 
 
 PARTS = {"searches": _searches, "tasks": _tasks, "lengths": _lengths, "chunking": _chunking}

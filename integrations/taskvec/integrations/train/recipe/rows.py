@@ -3,7 +3,7 @@
 import json
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from sentence_transformers import SentenceTransformer
 
+from taskvec.core.writing import new_folder
 from taskvec.integrations.train.recipe.aligned import Aligned, is_held_out
 from taskvec.integrations.train.texts.docstrings import docstring_pairs, first_sentence
 from taskvec.integrations.train.texts.wordnet import Gloss
@@ -130,20 +131,23 @@ def scored(
         sentences = texts[language].sentences.items()
         pool = [(b, a) for a, b in sentences if len(a) >= MIN_SENTENCE_CHARS]
         if language == "en":
-            examples = [text for gloss in glosses for text in gloss.examples]
+            kept = [gloss for gloss in glosses if not is_held_out(gloss.text)]
+            examples = [text for gloss in kept for text in gloss.examples]
             pool += [(text, text) for text in examples if len(text) >= MIN_SENTENCE_CHARS]
         pool = _some(sorted(set(pool)), POOL, order)
         own = judges.vectors([text for text, _ in pool], [english for _, english in pool])
         english = [english for _, english in pool]
         foreign = own if language == "en" else judges.vectors(english, english)
-        for first, second, translated in _chosen(own, count, order):
+        for first, second, translated in _chosen(own, count, language != "en", order):
             other = pool[second][1 if translated else 0]
             score = own[first] @ (foreign if translated else own)[second]
             rows.append({"text1": pool[first][0], "text2": other, "score": float(score)})
     return {"scored": rows}
 
 
-def _chosen(vectors: Vectors, count: int, order: random.Random) -> Iterable[tuple[int, int, bool]]:
+def _chosen(
+    vectors: Vectors, count: int, translations: bool, order: random.Random
+) -> Iterable[tuple[int, int, bool]]:
     """Indices of two texts to compare, and whether the second is to be read in English."""
     for _ in range(count):
         first = order.randrange(len(vectors))
@@ -151,10 +155,10 @@ def _chosen(vectors: Vectors, count: int, order: random.Random) -> Iterable[tupl
         if drawn < ALIKE:
             nearest = np.argsort(-(vectors @ vectors[first]))[1 : NEIGHBOURS + 1]
             second = int(order.choice(list(nearest)))
-        elif drawn < ALIKE + TRANSLATED:
+        elif translations and drawn < ALIKE + TRANSLATED:
             yield first, first, True
             continue
-        yield first, second, order.random() < 0.3
+        yield first, second, translations and order.random() < 0.3
 
 
 def labelled(
@@ -187,7 +191,7 @@ def separated(files: Mapping[str, Sequence[Row]], seed: int) -> dict[str, list[R
         found = []
         for row in _some(rows, SEPARATED, order):
             other = order.choice(rows)
-            mate = order.choice(mates[row["label"]])
+            mate = order.choice([text for text in mates[row["label"]] if text != row["text"]])
             same = float(other["label"] == row["label"])
             found.append({"text1": row["text"], "text2": mate, "score": 1.0})
             found.append({"text1": row["text"], "text2": other["text"], "score": same})
@@ -200,6 +204,20 @@ def _frequent(rows: Sequence[Row]) -> list[Row]:
     for row in rows:
         counts[row["label"]] += 1
     return [row for row in rows if counts[row["label"]] >= MIN_OF_A_LABEL]
+
+
+def once(folder: Path, make: Callable[[], Mapping[str, Sequence[Row]]]) -> tuple[Path, ...]:
+    """The files of a folder, in the order in which they were made, if they are not there yet.
+
+    A run that goes on must find the rows of its start, to the last digit of a score.
+    """
+    if not folder.exists():
+        with new_folder(folder) as scratch:
+            paths = write(make(), scratch)
+            names = json.dumps([path.name for path in paths])
+            (scratch / "files.json").write_text(names, encoding="utf-8")
+    names = json.loads((folder / "files.json").read_text(encoding="utf-8"))
+    return tuple(folder / name for name in names)
 
 
 def write(files: Mapping[str, Sequence[Row]], folder: Path) -> tuple[Path, ...]:

@@ -21,10 +21,12 @@ PAGES_OF_A_BAND = 60
 class Sections(NamedTuple):
     """Sections of pages to find, and each page's own: its beginning, then one text a section.
 
-    pages: by key; a page's sections stand in the collection's order of documents.
+    titled: the same sections, each behind its page's title. pages: by key; a page's sections
+    stand in the collection's order of documents.
     """
 
     collection: Collection
+    titled: Collection
     pages: Mapping[str, tuple[str, ...]]
 
 
@@ -32,7 +34,7 @@ def searches(archive: Archive) -> Iterator[Collection]:
     """Questions and titles to find answers and pages with: English, other languages, and across."""
     yield offline.docstrings()
     yield offline.construction_faq()
-    answers = {language: debian_faq.answers(archive, language) for language in LANGUAGES}
+    answers = {language: answered(archive, language) for language in LANGUAGES}
     pages = {language: translated(archive, language) for language in LANGUAGES}
     english_answers = {item.key: item.text for item in answers["en"]}
     english_pages = {page.key: page.text for page in pages["en"]}
@@ -48,12 +50,33 @@ def searches(archive: Archive) -> Iterator[Collection]:
 
 
 def translated(archive: Archive, language: str) -> list[gnome.HelpPage]:
-    """Pages of GNOME's help whose title is translated; all of them in English."""
+    """Pages of GNOME's help whose title and text are translated; all of them in English."""
     pages = gnome.help_pages(archive, language)
     if language == "en":
         return pages
-    english = {page.key: page.title for page in gnome.help_pages(archive, "en")}
-    return [page for page in pages if english.get(page.key) != page.title]
+    english = {page.key: page for page in gnome.help_pages(archive, "en")}
+    return [
+        page
+        for page in pages
+        if page.key in english
+        and page.title != english[page.key].title
+        and page.text != english[page.key].text
+    ]
+
+
+def answered(archive: Archive, language: str) -> list[debian_faq.Answer]:
+    """Questions of the Debian FAQ that are translated, and so are their answers."""
+    found = debian_faq.answers(archive, language)
+    if language == "en":
+        return found
+    english = {item.key: item for item in debian_faq.answers(archive, "en")}
+    return [
+        item
+        for item in found
+        if item.key in english
+        and item.question != english[item.key].question
+        and item.text != english[item.key].text
+    ]
 
 
 def tasks(archive: Archive) -> list[probes.Probe]:
@@ -76,16 +99,19 @@ def guides(archive: Archive, language: str) -> probes.Labelled:
 
 def sections(archive: Archive) -> Sections:
     """Sections asked for by their page's title and their own, neither of which they repeat."""
-    queries, documents, pages = {}, {}, {}
+    queries, documents, titled, pages = {}, {}, {}, {}
     for page in gnome.help_pages(archive, "en"):
-        titled = [part for part in page.sections if part.title]
-        if len(titled) < 2:
+        parts = [part for part in page.sections if part.title]
+        if len(parts) < 2:
             continue
-        pages[page.key] = (page.title, *(part.text for part in titled))
-        for number, part in enumerate(titled):
+        beginning = [page.title, *(part.text for part in page.sections if not part.title)]
+        pages[page.key] = ("\n".join(beginning), *(part.text for part in parts))
+        for number, part in enumerate(parts):
             key = f"{page.key}#{number}"
             queries[key], documents[key] = f"{page.title}: {part.title}", part.text
-    return Sections(paired("GNOME help, sections", queries, documents), pages)
+            titled[key] = f"{page.title}\n{part.text}"
+    name = "GNOME help, sections"
+    return Sections(paired(name, queries, documents), paired(name, queries, titled), pages)
 
 
 def by_length(
@@ -93,14 +119,17 @@ def by_length(
 ) -> Iterator[Collection]:
     """Man pages found by the line that sums each up, in bands of length, as many pages in each.
 
-    tokens: counts those of each text.
+    tokens: counts those of each text. A page that repeats its line is left out.
     """
-    pages = manpages.man_pages(archive)
+    pages = [page for page in manpages.man_pages(archive) if page.summary not in page.text]
     counts = tokens([page.text for page in pages])
-    lengths = {page.name: count for page, count in zip(pages, counts, strict=True)}
-    for name, (least, most) in BANDS.items():
-        band = [page for page in pages if least <= lengths[page.name] < most][:PAGES_OF_A_BAND]
-        asked = {page.name: page.summary for page in band}
-        told = {page.name: page.text for page in band}
-        if band:
-            yield paired(f"man pages of {name} tokens", asked, told)
+    measured = list(zip(pages, counts, strict=True))
+    bands = {
+        name: [page for page, count in measured if least <= count < most]
+        for name, (least, most) in BANDS.items()
+    }
+    size = min(PAGES_OF_A_BAND, *map(len, bands.values()))
+    for name, band in bands.items():
+        asked = {page.key: page.summary for page in band[:size]}
+        told = {page.key: page.text for page in band[:size]}
+        yield paired(f"man pages of {name} tokens", asked, told)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,20 @@ from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
 from taskvec.core import Encoder
+from taskvec.core.errors import InputError
+from taskvec.core.writing import new_folder
 from taskvec.integrations.train.pairs import train_pairs
 from taskvec.integrations.train.recipe import rows
 from taskvec.integrations.train.recipe.aligned import Aligned, aligned
 from taskvec.integrations.train.recipe.body import Work, distil
 from taskvec.integrations.train.recipe.mix import LANGUAGES
 from taskvec.integrations.train.runs import last_checkpoint
-from taskvec.integrations.train.settings import PairsSettings, TaskSettings, read_settings
+from taskvec.integrations.train.settings import (
+    PairsSettings,
+    TaskSettings,
+    lora_folder,
+    read_settings,
+)
 from taskvec.integrations.train.task import train_task
 from taskvec.integrations.train.teachers import e5
 from taskvec.integrations.train.teachers.sentences import minilm, write_e5
@@ -24,9 +32,17 @@ from taskvec.integrations.train.texts.wordnet import Gloss, glosses
 from taskvec.integrations.train.transplant import ROPE_BASE
 
 # As jina-embeddings-v3 has them; the other tasks have none.
+QUERY, PASSAGE = "retrieval.query", "retrieval.passage"
 PROMPTS = {
-    "retrieval.query": "Represent the query for retrieving evidence documents: ",
-    "retrieval.passage": "Represent the document for retrieval: ",
+    QUERY: "Represent the query for retrieving evidence documents: ",
+    PASSAGE: "Represent the document for retrieval: ",
+}
+# The tasks that each run trains.
+RUNS = {
+    QUERY: (QUERY, PASSAGE),
+    "text-matching": ("text-matching",),
+    "separation": ("separation",),
+    "classification": ("classification",),
 }
 PAIRS: Mapping[str, Any] = {
     "learning_rate": 1e-4,
@@ -44,10 +60,14 @@ RETRIEVAL_STRIDE = 2
 class Recipe:
     """The stages in their folder. Each is done once: what is there already is not made again."""
 
-    def __init__(self, folder: Path, seed: int = 0) -> None:
+    def __init__(self, folder: Path, seed: int | None = None) -> None:
+        """folder: of all that is made. seed: of a new folder, 0 by default; a used one has its own.
+
+        Raises InputError where the folder was begun with another seed.
+        """
         self.work = Work(folder)
         self.folder = folder
-        self.seed = seed
+        self.seed = _seed_of(folder, seed)
 
     @cached_property
     def body(self) -> Path:
@@ -57,19 +77,26 @@ class Recipe:
     @cached_property
     def paired(self) -> Path:
         """Stage 2: the body that pairs, translations and both teachers have taught."""
-        given = dict(PAIRS) | self.teachers | {"data": self._pairs, "seed": self.seed}
-        told = given | {"model": str(self.body), "out": self.folder / "pairs"}
-        return train_pairs(read_settings(PairsSettings, None, told))
+        out = self.folder / "pairs"
+        if not (out / "model").exists():
+            told = {"model": str(self.body), "out": out, "data": self._pairs, "seed": self.seed}
+            given = dict(PAIRS) | told | self.teachers
+            train_pairs(read_settings(PairsSettings, None, given))
+        return out / "model"
 
     @cached_property
     def loras(self) -> dict[str, Path]:
         """Stage 3: the folder of each task's LoRA."""
-        done: dict[str, Path] = {}
-        for name, given in self._tasks().items():
-            out = self.folder / "tasks" / name
-            told = dict(TASK) | {"name": name, "model": str(self.paired), "out": out} | given
-            done |= train_task(read_settings(TaskSettings, None, told | {"seed": self.seed}))
-        return done
+        return {task: folder for name in RUNS for task, folder in self._trained(name).items()}
+
+    def _trained(self, name: str) -> dict[str, Path]:
+        out = self.folder / "tasks" / name
+        done = {task: out / lora_folder(task) for task in RUNS[name]}
+        if all(folder.exists() for folder in done.values()):
+            return done
+        told = {"name": name, "model": str(self.paired), "out": out, "seed": self.seed}
+        given = dict(TASK) | told | self._task(name)
+        return train_task(read_settings(TaskSettings, None, given))
 
     def used(self, name: str) -> int:
         """How many rows a stage has read: "pairs", or the name of a task's run."""
@@ -79,28 +106,49 @@ class Recipe:
         return int(found["max_steps"]) * int(found["train_batch_size"])
 
     def write(self, out: Path) -> None:
-        """The whole model into a new folder, in the original layout, base matrices as int8 rows."""
-        with Encoder.load(self.paired, device="cpu", dtype="float32") as encoder:
-            for task, folder in self.loras.items():
-                encoder.add_task(task, folder, prompt=PROMPTS.get(task, ""))
-            encoder.save(out, layout="jina", dtype="int8")
+        """The whole model into a new folder, in the original layout, base matrices as int8 rows.
 
-    def _tasks(self) -> dict[str, dict[str, Any]]:
-        query, passage = "retrieval.query", "retrieval.passage"
-        retrieval = {
-            "data": rows.thin(self._pairs, RETRIEVAL_STRIDE, self.folder / "rows" / "retrieval"),
-            "prompt": PROMPTS[query],
-            "passage_name": passage,
-            "passage_prompt": PROMPTS[passage],
-            "max_tokens": PAIRS["max_tokens"],
+        Its licence and notice are beside it from the start.
+        """
+        with new_folder(out) as scratch:
+            with Encoder.load(self.paired, device="cpu", dtype="float32") as encoder:
+                for task, folder in self.loras.items():
+                    encoder.add_task(task, folder, prompt=PROMPTS.get(task, ""))
+                encoder.save(scratch / "model", layout="jina", dtype="int8")
+            for path in (scratch / "model").iterdir():
+                path.rename(scratch / path.name)
+            (scratch / "model").rmdir()
+            for name in ("LICENSE", "NOTICE"):
+                (scratch / name).write_text(card_file(name), encoding="utf-8")
+
+    def _task(self, name: str) -> dict[str, Any]:
+        """What a run is told beside its name: its data, and what is its own."""
+        if name == QUERY:
+            return self.teachers | {
+                "data": rows.thin(
+                    self._pairs, RETRIEVAL_STRIDE, self.folder / "rows" / "retrieval"
+                ),
+                "prompt": PROMPTS[QUERY],
+                "passage_name": PASSAGE,
+                "passage_prompt": PROMPTS[PASSAGE],
+                "max_tokens": PAIRS["max_tokens"],
+            }
+        make = {
+            "text-matching": self._scored,
+            "separation": lambda: rows.separated(self._labelled(), self.seed),
+            "classification": self._labelled,
         }
-        files = self._task_files
-        return {
-            query: retrieval | self.teachers,
-            "text-matching": {"data": files["scored"]},
-            "separation": {"data": files["separated"]},
-            "classification": {"data": files["labelled"]},
-        }
+        return {"data": rows.once(self.folder / "rows" / name, make[name])}
+
+    def _scored(self) -> dict[str, list[rows.Row]]:
+        found = [SentenceTransformer(*names) for names in self.teachers.values()]
+        for teacher in found:
+            # As much as the student is shown.
+            teacher.max_seq_length = TASK["max_tokens"]
+        return rows.scored(self._aligned, self._glosses, rows.Judges(*found), self.seed)
+
+    def _labelled(self) -> dict[str, list[rows.Row]]:
+        return rows.labelled(self._aligned, self._glosses, self.seed)
 
     @cached_property
     def _aligned(self) -> dict[str, Aligned]:
@@ -113,25 +161,31 @@ class Recipe:
     @cached_property
     def teachers(self) -> dict[str, Sequence[str]]:
         """The settings that name both: one of every language, one of English alone."""
+        # The centre is measured on the way to the body.
+        _ = self.body
         centre = load_file(self.folder / "centre.safetensors")["centre"]
         written = write_e5(e5.read, centre, self.folder / "e5")
         return {"teachers": (str(written),), "pivot_teachers": (str(minilm()),)}
 
     @cached_property
     def _pairs(self) -> tuple[Path, ...]:
-        made = rows.pairs(self._aligned, self._glosses, self.seed)
-        return rows.write(made, self.folder / "rows")
-
-    @cached_property
-    def _task_files(self) -> dict[str, tuple[Path, ...]]:
-        judges = rows.Judges(
-            SentenceTransformer(self.teachers["teachers"][0]),
-            SentenceTransformer(self.teachers["pivot_teachers"][0]),
+        return rows.once(
+            self.folder / "rows" / "pairs",
+            lambda: rows.pairs(self._aligned, self._glosses, self.seed),
         )
-        texts, meanings, folder = self._aligned, self._glosses, self.folder / "rows"
-        labelled = rows.labelled(texts, meanings, self.seed)
-        return {
-            "scored": rows.write(rows.scored(texts, meanings, judges, self.seed), folder),
-            "labelled": rows.write(labelled, folder),
-            "separated": rows.write(rows.separated(labelled, self.seed), folder),
-        }
+
+
+def _seed_of(folder: Path, seed: int | None) -> int:
+    path = folder / "seed.json"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(seed or 0), encoding="utf-8")
+    known: int = json.loads(path.read_text(encoding="utf-8"))
+    if seed not in (None, known):
+        raise InputError(f"{folder} was begun with seed {known}, not {seed}: use a new folder")
+    return known
+
+
+def card_file(name: str) -> str:
+    """A file of the model card's folder."""
+    return (files("taskvec.integrations.train.recipe") / "card" / name).read_text("utf-8")

@@ -107,12 +107,18 @@ def _docstrings_of(path: Path) -> Iterator[str]:
 
 
 def docstring_pairs(split: Split, root: Path | None = None) -> list[Docstring]:
-    """Docstrings that are a retrieval pair: long enough, and neither half occurs twice."""
+    """Docstrings that are a retrieval pair: long enough, and neither half occurs twice.
+
+    A first sentence that stands in a module of another split as well is left out.
+    """
+    everywhere = _all_docstrings(root or Path(sysconfig.get_path("stdlib")))
+    elsewhere = {doc.first for doc in everywhere if split_of(doc.module) != split}
     long = [
         doc
         for doc in docstrings(split, root)
         if len(doc.first) >= MIN_FIRST_CHARS and len(doc.rest) >= MIN_REST_CHARS
     ]
+    long = [doc for doc in long if doc.first not in elsewhere]
     by_first = {doc.first: doc for doc in reversed(long)}
     by_rest = {doc.rest: doc for doc in reversed(by_first.values())}
     return [doc for doc in long if by_rest.get(doc.rest) is doc]

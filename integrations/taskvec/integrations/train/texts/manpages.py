@@ -22,9 +22,9 @@ ESCAPES = (
 
 
 class ManPage(NamedTuple):
-    """A page: its name, the line that sums it up, and all that follows the line."""
+    """A page: its section and name, the line that sums it up, and all that follows the line."""
 
-    name: str
+    key: str
     summary: str
     text: str
 
@@ -36,7 +36,7 @@ def man_pages(archive: Archive) -> list[ManPage]:
         for path in sorted(archive.package(package).glob("usr/share/man/man*/*.gz")):
             page = _page(path)
             if page is not None:
-                found.setdefault(page.summary, page)
+                found.setdefault(page.text, page)
     return list(found.values())
 
 
@@ -44,9 +44,10 @@ def _page(path: Path) -> ManPage | None:
     source = gzip.decompress(path.read_bytes()).decode("utf-8", "replace")
     _, *parts = SECTION.split(source)
     sections = dict(zip(parts[::2], parts[1::2], strict=True))
-    name, dash, summary = _plain(sections.pop("NAME", "")).partition(" - ")
+    _, dash, summary = _plain(sections.pop("NAME", "")).partition(" - ")
     text = "\n".join(f"{title.capitalize()}\n{_plain(body)}" for title, body in sections.items())
-    return ManPage(name, summary, text) if dash and text else None
+    key = f"{path.parent.name}/{path.stem}"
+    return ManPage(key, summary, text) if dash and text else None
 
 
 def _plain(source: str) -> str:
