@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from safetensors.torch import load_file
 
 from taskvec.core import Encoder
@@ -493,14 +493,18 @@ def test_paths_in_a_file_are_of_its_folder_and_the_command_line_wins(tmp_path: P
     assert read_settings(TaskSettings, path, {"data": "e.csv"}).model == "owner/trained"
 
 
+def chain() -> list[dict[str, str]]:
+    """Pairs of which no two neighbours may be in one batch: each repeats the other's text."""
+    return [{"query": WORDS[i], "passage": WORDS[i + 1]} for i in range(12)]
+
+
 def test_a_run_that_came_to_nothing_may_be_told_otherwise(
     checkpoint: Path, write: Write, tmp_path: Path
 ) -> None:
-    data = write(pairs())
     out = tmp_path / "out"
     with pytest.raises(InputError, match="fill no batch"):
-        train_task(task_settings(checkpoint, data, out, batch_size=500))
-    settings = task_settings(checkpoint, data, out, batch_size=8, steps=1)
+        train_task(task_settings(checkpoint, write(chain()), out))
+    settings = task_settings(checkpoint, write(pairs()), out, batch_size=8, steps=1)
     # As a kill leaves it between making the folder and writing what it is for.
     (out / "run" / "settings.json").unlink()
     assert train_task(settings)["legal"].exists()
@@ -536,7 +540,7 @@ def test_negatives_are_mined_beside_none_and_are_no_right_answers(
         {"query": word, "passage": f"{word} {other}"} for word in WORDS[:6] for other in WORDS[6:8]
     ]
     run_stage("pairs", None, given | {"data": write(rows), "out": tmp_path / "out"})
-    made = Dataset.load_from_disk(str(tmp_path / "out" / "run" / "rows"))
+    (made,) = DatasetDict.load_from_disk(str(tmp_path / "out" / "run" / "rows")).values()
     assert len(made) == len(rows)
     for row in made:
         for name in ("negative_1", "negative_2"):
@@ -549,8 +553,7 @@ def test_negatives_are_mined_beside_none_and_are_no_right_answers(
 def test_rows_that_fill_no_batch_are_an_error(
     checkpoint: Path, write: Write, tmp_path: Path
 ) -> None:
-    data = write([{"query": "open file", "passage": "close file"}] * 6)
-    settings = task_settings(checkpoint, data, tmp_path / "out")
+    settings = task_settings(checkpoint, write(chain()), tmp_path / "out")
     with pytest.raises(InputError, match="fill no batch without repeats"):
         train_task(settings)
     assert not (tmp_path / "out" / "legal").exists()

@@ -34,10 +34,10 @@ def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Archive:
         gnome, "help_pages", lambda _, language: PAGES if language == "en" else german
     )
     faq = [("open?", "close"), ("read?", "write"), ("parse?", "json")]
-    own = {"en": faq, "de": [("auf?", "zu"), ("read?", "schreiben"), ("zerlege?", "json")]}
+    asked = {"en": faq, "de": [("auf?", "zu"), ("read?", "schreiben"), ("zerlege?", "json")]}
 
     def answers(_: object, language: str) -> list[debian_faq.Answer]:
-        rows = own.get(language, own["de"])
+        rows = asked.get(language, asked["de"])
         return [debian_faq.Answer(f"a#{i}", *row) for i, row in enumerate(rows)]
 
     monkeypatch.setattr(debian_faq, "answers", answers)

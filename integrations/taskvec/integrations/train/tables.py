@@ -59,10 +59,11 @@ def read_rows(
     for path, table in zip(paths, read, strict=True):
         if len(table) < least:
             raise InputError(f"{path} has {len(table)} rows, which fill no batch of {least}")
-        if kind is Kind.PAIRS:
-            _check_different(path, table, least)
     named = (f"{number}-{path.stem}" for number, path in enumerate(paths, 1))
     rows = [_columns_of(path, table, kind) for path, table in zip(paths, read, strict=True)]
+    if kind is Kind.PAIRS:
+        for path, table in zip(paths, rows, strict=True):
+            _check_different(path, table, least)
     return DatasetDict(zip(named, rows, strict=True)), kind
 
 

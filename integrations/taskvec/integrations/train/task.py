@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
@@ -136,12 +136,14 @@ def _rows(settings: TaskSettings) -> tuple[DatasetDict, Kind]:
         if len(several) < 2:
             raise InputError(f"{name}: fewer than two of its labels have two texts or more")
         files[name] = rows.class_encode_column("label")
-        size = settings.batch_size
-        if not len(GroupByLabelBatchSampler(files[name], size, drop_last=True)):
-            raise InputError(
-                f"{name}: its labels fill no batch of {size}; one has nearly all texts"
-            )
+        _check_labels(name, files[name], settings.batch_size)
     return files, kind
+
+
+def _check_labels(name: str, rows: Dataset, size: int) -> None:
+    sampler = GroupByLabelBatchSampler(rows, size, drop_last=True, valid_label_columns=["label"])
+    if not len(sampler):
+        raise InputError(f"{name}: its labels fill no batch of {size}; one has nearly all texts")
 
 
 def _model(
