@@ -292,6 +292,9 @@ def _has_index(conn: psycopg.Connection[Any], oid: int, column: str) -> bool:
 
 
 def _detach(conn: psycopg.Connection[Any], row: dict[str, Any], *, drop: bool) -> None:
+    for other in registry.rows(conn):
+        if other["successor_of"] == row["id"]:
+            _detach(conn, other, drop=True)
     triggers.remove(conn, row["id"])
     queue = sql.Identifier("taskvec", f"queue_{row['id']}")
     run(conn, "DROP TABLE IF EXISTS {queue}", queue=queue)
