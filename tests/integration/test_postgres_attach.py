@@ -37,8 +37,9 @@ def put(place: Any, table: str = "docs", **options: Any) -> Any:
 
 
 def test_public_names() -> None:
-    names = ["Attached", "Failure", "Progress", "Worker", "attach", "detach", "failures", "retry"]
-    assert taskvec.integrations.postgres.__all__ == names
+    classes = ["Altered", "Attached", "Failure", "Found", "Progress", "Status", "Worker"]
+    functions = "abandon alter attach detach failures index_first_pass retry search status swap"
+    assert taskvec.integrations.postgres.__all__ == [*classes, *functions.split()]
 
 
 def test_old_rows_get_the_vectors_of_their_texts(
