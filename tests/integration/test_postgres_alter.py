@@ -14,9 +14,10 @@ import pytest
 from taskvec.core import Encoder
 from taskvec.core.errors import InputError, SchemaError, StoreError, SyncError
 from taskvec.integrations.postgres import attach, detach
-from taskvec.integrations.postgres.altering import abandon, alter, swap
+from taskvec.integrations.postgres.altering import abandon, alter
 from taskvec.integrations.postgres.indexes import index_first_pass
 from taskvec.integrations.postgres.searching import search
+from taskvec.integrations.postgres.swapping import swap
 from tests.attached import assert_right, one, queued, until, work, working
 from tests.embedders import StubEmbedder, vector_of
 

@@ -150,7 +150,7 @@ def _begin(dsn: str, arguments: argparse.Namespace) -> int:
 
 
 def _swap(dsn: str, arguments: argparse.Namespace) -> int:
-    from taskvec.integrations.postgres.altering import swap
+    from taskvec.integrations.postgres.swapping import swap
 
     new_id = swap(
         dsn,
