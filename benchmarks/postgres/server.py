@@ -9,6 +9,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
+import psycopg
+
 from taskvec.integrations.embedded import embedded_postgres
 
 
@@ -39,10 +41,24 @@ class Server:
         )
 
 
+# The disk is left out, and no checkpoint comes in the middle of a measurement.
+QUIET = (
+    "ALTER SYSTEM SET fsync = off",
+    "ALTER SYSTEM SET max_wal_size = '16GB'",
+    "ALTER SYSTEM SET checkpoint_timeout = '1h'",
+    "ALTER SYSTEM SET autovacuum = off",
+    "SELECT pg_reload_conf()",
+)
+
+
 @contextmanager
-def fresh_server() -> Iterator[Server]:
-    """A new server with pgvector, removed at the end."""
+def fresh_server(*, quiet: bool = False) -> Iterator[Server]:
+    """A new server with pgvector, removed at the end. quiet: set up for measurements."""
     with TemporaryDirectory(prefix="taskvec-") as scratch:
         folder = Path(scratch) / "pg"
         with embedded_postgres(folder) as dsn:
+            if quiet:
+                with psycopg.connect(dsn, autocommit=True) as admin:
+                    for statement in QUIET:
+                        admin.execute(statement)
             yield Server(folder, dsn)
