@@ -73,20 +73,26 @@ def build_parser() -> argparse.ArgumentParser:
     version = f"taskvec {importlib.metadata.version('taskvec')}"
     parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
-    for add in (_add_demo, _add_encode, _add_index, _add_search, _add_train, _add_bench, _add_info):
+    # It builds upon this module.
+    from taskvec.integrations.cli.pg_parser import add_pg
+
+    for add in (
+        _add_demo, _add_encode, _add_index, _add_search, add_pg, _add_train, _add_bench, _add_info,
+    ):  # fmt: skip
         add(commands)
     return parser
 
 
-def _command(
+def make_command(
     commands: "argparse._SubParsersAction[Parser]", name: str, summary: str, description: str = ""
 ) -> Parser:
+    """A new command of these. Its help is the summary, and then the description."""
     text = f"{summary[0].upper()}{summary[1:]}. {description}".strip()
     return commands.add_parser(name, help=summary, description=text, allow_abbrev=False)
 
 
 def _add_encode(commands: "argparse._SubParsersAction[Parser]") -> None:
-    parser = _command(
+    parser = make_command(
         commands,
         "encode",
         "turn texts into vectors",
@@ -96,20 +102,20 @@ def _add_encode(commands: "argparse._SubParsersAction[Parser]") -> None:
     parser.add_argument("texts", metavar="TEXT", nargs="*", help="a text; - reads lines")
     parser.add_argument("--model", default=DEFAULT_MODEL, help=MODEL_HELP)
     parser.add_argument("--task", help="one of the model's tasks (default: the base weights)")
-    parser.add_argument("--dim", type=_positive, help="Matryoshka dim (default: the full dim)")
+    parser.add_argument("--dim", type=positive, help="Matryoshka dim (default: the full dim)")
     parser.add_argument("--format", choices=("json", "npy"), default="json")
     parser.add_argument("--output", metavar="FILE", help="write here instead of printing")
 
 
 def _add_info(commands: "argparse._SubParsersAction[Parser]") -> None:
-    parser = _command(commands, "info", "show a model's tasks, prompts, dims and fingerprints")
+    parser = make_command(commands, "info", "show a model's tasks, prompts, dims and fingerprints")
     parser.add_argument("model", metavar="MODEL", nargs="?", default=DEFAULT_MODEL, help=MODEL_HELP)
-    parser.add_argument("--dim", type=_positive, help="dim of the fingerprints")
+    parser.add_argument("--dim", type=positive, help="dim of the fingerprints")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def _add_index(commands: "argparse._SubParsersAction[Parser]") -> None:
-    parser = _command(
+    parser = make_command(
         commands,
         "index",
         "index files and folders for search",
@@ -120,23 +126,23 @@ def _add_index(commands: "argparse._SubParsersAction[Parser]") -> None:
     _add_store_options(parser)
     parser.add_argument(
         "--chunk-chars",
-        type=_positive,
+        type=positive,
         default=DEFAULT_CHUNK_CHARACTERS,
         help="longest chunk, in characters (default: %(default)s)",
     )
     parser.add_argument(
         "--context-chars",
-        type=_positive,
+        type=positive,
         help="how much of a file is encoded at once, so that a chunk's vector knows its "
         "surroundings (default: as much as does the model good)",
     )
 
 
 def _add_search(commands: "argparse._SubParsersAction[Parser]") -> None:
-    parser = _command(commands, "search", "search an index")
+    parser = make_command(commands, "search", "search an index")
     parser.add_argument("query", metavar="QUERY", help="what to look for, in plain words")
     _add_store_options(parser)
-    parser.add_argument("-k", type=_positive, default=5, help="results (default: %(default)s)")
+    parser.add_argument("-k", type=positive, default=5, help="results (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print one JSON object a line")
 
 
@@ -146,11 +152,11 @@ def _add_store_options(parser: Parser) -> None:
         "--collection", default=DEFAULT_COLLECTION, help="name in the store (default: %(default)s)"
     )
     parser.add_argument("--model", help=INDEX_MODEL_HELP)
-    parser.add_argument("--dim", type=_positive, help=INDEX_DIM_HELP)
+    parser.add_argument("--dim", type=positive, help=INDEX_DIM_HELP)
 
 
 def _add_train(commands: "argparse._SubParsersAction[Parser]") -> None:
-    parser = _command(
+    parser = make_command(
         commands,
         "train",
         "train a task of your own, or a model in three stages",
@@ -159,14 +165,14 @@ def _add_train(commands: "argparse._SubParsersAction[Parser]") -> None:
     )
     stages = parser.add_subparsers(dest="stage", metavar="STAGE", required=True)
     for name, summary in STAGES.items():
-        stage = _command(stages, name, summary)
+        stage = make_command(stages, name, summary)
         stage.add_argument("--config", metavar="FILE", help="settings of the stage, TOML")
         stage.add_argument("--from", dest="model", metavar="MODEL", help=MODEL_HELP)
         stage.add_argument("--data", metavar="FILE", nargs="+", help="training data")
         stage.add_argument("--out", metavar="FOLDER", help="the run's folder")
         if name != "pretrain":
             stage.add_argument(
-                "--steps", type=_positive, help="batches to train (default: an epoch)"
+                "--steps", type=positive, help="batches to train (default: an epoch)"
             )
         stage.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help=SET_HELP)
         if name == "task":
@@ -175,9 +181,9 @@ def _add_train(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def _add_bench(commands: "argparse._SubParsersAction[Parser]") -> None:
-    parser = _command(commands, "bench", "measure a model")
+    parser = make_command(commands, "bench", "measure a model")
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
-    quality = _command(
+    quality = make_command(
         kinds,
         "quality",
         "how well models find things, beside peers and BM25",
@@ -189,7 +195,7 @@ def _add_bench(commands: "argparse._SubParsersAction[Parser]") -> None:
     quality.add_argument("--data", metavar="PATH", nargs="+", default=[], help="what to measure on")
     quality.add_argument("--split", default="test", help="of the judgements (default: %(default)s)")
     quality.add_argument(
-        "--dims", type=_positive, nargs="+", default=[], help="Matryoshka dims (default: all)"
+        "--dims", type=positive, nargs="+", default=[], help="Matryoshka dims (default: all)"
     )
     quality.add_argument(
         "--all-tasks", action="store_true", help="also each task, and none, on everything"
@@ -202,15 +208,15 @@ def _add_bench(commands: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def _add_demo(commands: "argparse._SubParsersAction[Parser]") -> None:
-    parser = _command(
+    parser = make_command(
         commands,
         "demo",
         "answer questions from Python's own docstrings through all four adapters",
         "Runs offline in a temporary folder and checks that the four agree.",
     )
     parser.add_argument("--model", default=DEFAULT_MODEL, help=MODEL_HELP)
-    parser.add_argument("--dim", type=_positive, help="Matryoshka dim (default: the full dim)")
-    parser.add_argument("--limit", type=_positive, help="index at most this many passages")
+    parser.add_argument("--dim", type=positive, help="Matryoshka dim (default: the full dim)")
+    parser.add_argument("--limit", type=positive, help="index at most this many passages")
     parser.add_argument("--keep", metavar="FOLDER", help="keep the stores here")
 
 
@@ -224,7 +230,8 @@ def _redact(error: Exception, model: str) -> None:
         )
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """A whole number from 1 on, as an argument."""
     try:
         number = int(text)
     except ValueError:

@@ -13,6 +13,7 @@ from taskvec.core.registry import embedder_or_shared
 from taskvec.integrations.postgres import registry, triggers
 from taskvec.integrations.postgres.chunks import CHUNK_COLUMNS, create_chunks
 from taskvec.integrations.postgres.conditions import Condition, read_condition
+from taskvec.integrations.postgres.monitoring import ensure_view
 from taskvec.integrations.postgres.names import Table, find_table, read_table, vector_schema
 from taskvec.integrations.postgres.queue import create_queue
 from taskvec.integrations.postgres.registry import Column, fixed_path, vector_type
@@ -145,6 +146,7 @@ def _attach(conn: psycopg.Connection[Any], table: str, wish: Wish, where: str | 
     with fixed_path(conn):
         vector_schema(conn)
         registry.create_schema(conn)
+        ensure_view(conn)
         present = _find(conn, oid, wish.embedding, chunks)
         if present:
             _refuse_other(present, wish, condition, chunks)
@@ -292,6 +294,9 @@ def _has_index(conn: psycopg.Connection[Any], oid: int, column: str) -> bool:
 
 
 def _detach(conn: psycopg.Connection[Any], row: dict[str, Any], *, drop: bool) -> None:
+    for other in registry.rows(conn):
+        if other["successor_of"] == row["id"]:
+            _detach(conn, other, drop=True)
     triggers.remove(conn, row["id"])
     queue = sql.Identifier("taskvec", f"queue_{row['id']}")
     run(conn, "DROP TABLE IF EXISTS {queue}", queue=queue)

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -35,6 +36,7 @@ CLAIM = """
 WITH due AS (
     SELECT {plain} FROM {queue}
     WHERE NOT parked AND not_before <= now() AND (leased_until IS NULL OR leased_until <= now())
+      AND NOT EXISTS (SELECT FROM taskvec.columns WHERE id = $4 AND held_until > now())
     ORDER BY priority, not_before LIMIT $3 FOR UPDATE SKIP LOCKED
 )
 UPDATE {queue} q SET lease = $1, leased_until = now() + make_interval(secs => $2),
@@ -65,8 +67,9 @@ COUNT_FAILED = """
 UPDATE taskvec.columns SET failed = failed + $2, last_failed = now() WHERE id = $1
 """
 NEXT_DUE = """
-SELECT extract(epoch FROM min(greatest(not_before, leased_until)) - now())::float8
-FROM {queue} WHERE NOT parked
+SELECT extract(epoch FROM greatest(min(greatest(not_before, leased_until)),
+    (SELECT held_until FROM taskvec.columns WHERE id = $1 AND held_until > now())) - now())::float8
+FROM {queue} WHERE NOT parked HAVING count(*) > 0
 """
 
 
@@ -106,6 +109,7 @@ def claim(
             lease,
             lease_s,
             batch,
+            column.id,
             queue=column.queue,
             plain=column.plain(),
             same=column.matches("q", "c", own=False),
@@ -154,8 +158,9 @@ def give_back(
 
 
 def release(conn: psycopg.Connection[Any], column: Column, lease: UUID) -> None:
-    """End all leases of a worker that has no row in hand."""
-    run(conn, RELEASE, lease, queue=column.queue)
+    """End all leases of a worker that has no row in hand, unless the queue is gone."""
+    with suppress(psycopg.errors.UndefinedTable):
+        run(conn, RELEASE, lease, queue=column.queue)
 
 
 def fail(
@@ -175,8 +180,11 @@ def fail(
 
 
 def next_due_s(conn: psycopg.Connection[Any], column: Column) -> float | None:
-    """Seconds until a row is due or its lease runs out; None where the queue is empty."""
-    row = run(conn, NEXT_DUE, queue=column.queue).fetchone()
+    """Seconds until a row is due or its lease runs out; None where the queue is empty, or gone."""
+    try:
+        row = run(conn, NEXT_DUE, column.id, queue=column.queue).fetchone()
+    except psycopg.errors.UndefinedTable:
+        return None
     return row[0] if row else None
 
 

@@ -9,7 +9,7 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from taskvec.core.errors import SchemaError
+from taskvec.core.errors import SchemaError, SyncError
 from taskvec.integrations.postgres.names import Key, Table, read_table, vector_schema
 from taskvec.integrations.postgres.statements import AND, COMMA, OR, fill, name, run
 
@@ -38,6 +38,7 @@ CREATE TABLE IF NOT EXISTS taskvec.columns (
     query_fingerprint text NOT NULL,
     state text NOT NULL DEFAULT 'live' CHECK (state IN ('live', 'building')),
     successor_of integer REFERENCES taskvec.columns,
+    held_until timestamptz,
     created_at timestamptz NOT NULL DEFAULT now(),
     replace_existing boolean NOT NULL DEFAULT true,
     backfill_after text[],
@@ -58,6 +59,11 @@ FROM taskvec.columns c
 LEFT JOIN pg_catalog.pg_class r ON r.oid = c.chunks
 LEFT JOIN pg_catalog.pg_namespace n ON n.oid = r.relnamespace
 ORDER BY c.id
+"""
+PLACE = """
+SELECT c.embedding, c.fingerprint, n.nspname::text, r.relname::text FROM taskvec.columns c
+LEFT JOIN pg_catalog.pg_class r ON r.oid = c.chunks
+LEFT JOIN pg_catalog.pg_namespace n ON n.oid = r.relnamespace WHERE c.id = $1
 """
 
 
@@ -246,6 +252,17 @@ def load(conn: psycopg.Connection[Any], row: dict[str, Any]) -> Column:
         vectors=vector_schema(conn),
         **{key: row[key] for key in PLAIN},
     )
+
+
+def require_unmoved(conn: psycopg.Connection[Any], column: Column) -> None:
+    """Raise MovedError unless the registry says of a column what it said when it was loaded."""
+    row = run(conn, PLACE, column.id).fetchone()
+    if row != (column.embedding, column.fingerprint, *(column.chunks or (None, None))):
+        raise MovedError(f"{column} was detached, or gave way to its successor")
+
+
+class MovedError(SyncError):
+    """A column was detached or renamed while there was work on it in hand."""
 
 
 PLAIN = (

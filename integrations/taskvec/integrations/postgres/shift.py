@@ -19,7 +19,7 @@ from taskvec.core.registry import embedder_or_shared
 from taskvec.integrations.postgres import backfill, queue, registry, triggers
 from taskvec.integrations.postgres.encoding import Outcome, encode, halving, is_outage
 from taskvec.integrations.postgres.queue import Claimed
-from taskvec.integrations.postgres.registry import Column
+from taskvec.integrations.postgres.registry import Column, MovedError
 from taskvec.integrations.postgres.waking import Waker
 from taskvec.integrations.postgres.writing import Made, write
 
@@ -121,12 +121,13 @@ class Shift:
         while not self.stopping.is_set():
             if time.monotonic() >= self.next_upkeep:
                 self.upkeep(strict=False)
-            worked = [self.step(one) for one in self._ready()]
-            if any(worked):
-                continue
-            if until_empty and self._empty():
+            steps = [self.step(one) for one in self._ready()]
+            worked = any(steps)
+            if not worked and until_empty and self._empty():
                 return
-            if self.waker.wait(self._wait_s(), self.listener):
+            # Notifications are taken in however busy it is: a server that cannot send them stands
+            # still in a transaction, whose snapshot holds up vacuum and CREATE INDEX CONCURRENTLY.
+            if self.waker.wait(0.0 if worked else self._wait_s(), self.listener):
                 self._look_for_new_columns()
 
     def upkeep(self, *, strict: bool) -> None:
@@ -157,6 +158,11 @@ class Shift:
             LOG.info("%s is locked, trying again shortly: %s", one.column, error)
             one.rest(REST_S)
             return False
+        except (MovedError, psycopg.ProgrammingError) as error:
+            if not self._moved(one):
+                raise
+            LOG.info("%s is read anew: %s", one.column, error)
+            return True
         return bool(rows) or filled
 
     def _claim(self, one: Served) -> list[Claimed]:
@@ -169,8 +175,9 @@ class Shift:
             raise
         except psycopg.Error as error:
             # The table changed since it was attached; the other columns go on.
-            LOG.warning("%s cannot be read: %s", one.column, error)
-            one.rest(UPKEEP_S)
+            if not self._moved(one):
+                LOG.warning("%s cannot be read: %s", one.column, error)
+                one.rest(UPKEEP_S)
             return []
 
     def _handle(self, one: Served, rows: list[Claimed]) -> None:
@@ -187,6 +194,9 @@ class Shift:
             failed = outcome.failed + self._write(one, outcome)
         except PASSING:
             queue.give_back(self.conn, one.column, rows, self.lease, REST_S)
+            raise
+        except MovedError:
+            queue.give_back(self.conn, one.column, rows, self.lease)
             raise
         if failed:
             queue.fail(self.conn, one.column, failed, self.lease, self.options.attempts)
@@ -210,6 +220,15 @@ class Shift:
         written = halving(outcome.results, act, outage=is_servers)
         one.done += sum(written.results)
         return [(made.row, error) for made, error in written.failed]
+
+    def _moved(self, one: Served) -> bool:
+        """Whether a column was detached or renamed; the registry is read again before all else."""
+        self.next_upkeep = 0.0
+        try:
+            registry.require_unmoved(self.conn, one.column)
+        except MovedError:
+            return True
+        return False
 
     def _fill(self, one: Served) -> bool:
         if one.filled:
@@ -306,7 +325,7 @@ class Shift:
 def is_servers(error: BaseException) -> bool:
     """Whether an error of a write comes from the server's state, and from no row."""
     causes = [error, error.__cause__]
-    return any(isinstance(cause, BROKEN) for cause in causes)
+    return any(isinstance(cause, (*BROKEN, MovedError)) for cause in causes)
 
 
 def _written(

@@ -13,7 +13,7 @@ from taskvec.adapters.pgvector import copy_rows
 from taskvec.core.embedder import Array
 from taskvec.integrations.postgres.chunks import CHUNK_COLUMNS, Chunk
 from taskvec.integrations.postgres.queue import Claimed
-from taskvec.integrations.postgres.registry import Column
+from taskvec.integrations.postgres.registry import Column, require_unmoved
 from taskvec.integrations.postgres.statements import COMMA, each, name, run
 
 BUSY_PAUSE_S = 0.2  # how long a row rests that somebody had locked
@@ -92,10 +92,12 @@ def write(
 
     "written": the row says what was encoded. "changed": it says something else by now, and stays
     queued. "gone": it was deleted. "busy": somebody holds its lock, so it is tried again shortly.
+    Raises MovedError where the column is no longer what it was: its vectors have no place to go.
     """
     with conn.transaction():
         # First, while nothing is held that whoever locks the table might want.
         run(conn, "LOCK TABLE {table} IN ACCESS SHARE MODE", table=column.table.identifier)
+        require_unmoved(conn, column)
         step = _Write(conn, column)
         step.stage(made)
         return step.settle(lease)

@@ -1,0 +1,1 @@
+"""Speed and faults of Postgres columns that embed themselves."""

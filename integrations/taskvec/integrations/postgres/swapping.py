@@ -1,0 +1,286 @@
+"""Puts a complete successor in its column's place, in one short transaction."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from taskvec.core.errors import SchemaError, SyncError
+from taskvec.integrations.postgres import registry, triggers
+from taskvec.integrations.postgres.choosing import choose, successor
+from taskvec.integrations.postgres.indexes import (
+    FIRST_PASSES,
+    all_vectors,
+    fits,
+    has_index,
+    make_index,
+)
+from taskvec.integrations.postgres.registry import Column, fixed_path
+from taskvec.integrations.postgres.sessions import in_transaction, patiently
+from taskvec.integrations.postgres.statements import connected, run
+
+WAIT_S = 30.0  # for the successor to be complete, and for the table's lock
+POLL_S = 0.05
+HOLD_S = 10.0
+
+
+# Rows that the successor has yet to make and the live column has made. A write that neither has
+# followed yet is no reason to wait: search would find no less after the swap than before it.
+BEHIND = """
+SELECT (SELECT backfill_done FROM taskvec.columns WHERE id = $1),
+  count(*) FILTER (WHERE NOT n.parked), count(*) FILTER (WHERE n.parked),
+  count(*) FILTER (WHERE NOT n.parked
+    AND (n.priority <> 0 OR n.enqueued_at < now() - make_interval(secs => $2)))
+FROM {new} n
+WHERE n.priority <> 0 OR NOT EXISTS (SELECT FROM {old} o WHERE {same})
+"""
+# Runs out by itself, should whoever holds be killed.
+HOLD = """
+UPDATE taskvec.columns SET held_until = now() + make_interval(secs => $2)
+WHERE id = $1 AND (held_until IS NULL OR held_until < now() + make_interval(secs => $2 / 2))
+"""
+LET_GO = "UPDATE taskvec.columns SET held_until = NULL WHERE id = $1"
+INDEX_NAME = """
+SELECT c.relname FROM pg_catalog.pg_index i
+JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
+JOIN pg_catalog.pg_am m ON m.oid = c.relam AND m.amname = 'hnsw'
+JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+WHERE i.indrelid = $1 AND a.attname = $2 ORDER BY c.oid LIMIT 1
+"""
+KEY_INDEX = """
+SELECT n.nspname, c.relname FROM pg_catalog.pg_index i
+JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE i.indrelid = pg_catalog.to_regclass($1) AND i.indisprimary
+"""
+RETIRE = "UPDATE taskvec.columns SET successor_of = NULL WHERE id = $1"
+PROMOTE = "UPDATE taskvec.columns SET state = 'live', embedding = $2 WHERE id = $1"
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How far a successor is. behind: rows it has yet to embed and the live column has not.
+
+    parked: rows that it failed at, and tries no more. late: rows of the backfill, or that have
+    waited for longer than a hold lasts.
+    """
+
+    filled: bool
+    behind: int
+    parked: int
+    late: int
+
+    def near(self, *, allow_parked: bool) -> bool:
+        """Whether it would catch up within a moment if the live column stood still."""
+        return self.filled and not self.late and (allow_parked or not self.parked)
+
+    def complete(self, *, allow_parked: bool) -> bool:
+        """Whether a swap loses nothing."""
+        return self.filled and not self.behind and (allow_parked or not self.parked)
+
+
+def swap(
+    dsn: str | psycopg.Connection[Any],
+    table: str,
+    *,
+    column: str | None = None,
+    chunks: str | None = None,
+    wait_s: float = WAIT_S,
+    allow_parked: bool = False,
+) -> int:
+    """Put a column's complete successor in its place, under its name. Returns its id.
+
+    Its indexes are built first, CONCURRENTLY unless inside a transaction. Then workers leave the
+    column alone until its successor has caught up, a matter of seconds; the swap itself is one
+    short transaction. The former column goes, and its chunks.
+    wait_s: how long to wait for the successor to be complete, and then for the table's lock.
+    allow_parked: leave rows without a vector that the successor failed at.
+
+    Raises SyncError where it is not complete by then, SchemaError where there is no successor or
+    something else depends on the column, StoreError for a lock.
+    """
+    with connected(dsn) as conn:
+        outer = in_transaction(conn)
+        with conn.transaction():
+            live, new = _pair(conn, choose(conn, table, column, chunks))
+        end = time.monotonic() + wait_s
+        _wait(conn, live, new, end, lambda found: found.near(allow_parked=allow_parked))
+        _make_indexes(conn, live, new, concurrently=not outer)
+        act = _Swap(conn, live, new, allow_parked=allow_parked)
+        # What a transaction has not committed holds nobody.
+        with nullcontext(_nothing) if outer else _holding(conn, live) as hold:
+            _take_turns(act, hold, end)
+        return new.id
+
+
+def coverage(conn: psycopg.Connection[Any], live: Column, new: Column) -> Coverage:
+    """How far a successor is."""
+    same = live.matches("o", "n", own=False)
+    row = run(conn, BEHIND, new.id, HOLD_S, new=new.queue, old=live.queue, same=same).fetchone()
+    return Coverage(*(row or (False, 0, 0, 0)))
+
+
+def _pair(conn: psycopg.Connection[Any], live: Column) -> tuple[Column, Column]:
+    with fixed_path(conn):
+        row = successor(conn, live)
+        if row is None:
+            raise SchemaError(f"{live} has no successor: alter it first")
+        return live, registry.load(conn, row)
+
+
+def _wait(
+    conn: psycopg.Connection[Any],
+    live: Column,
+    new: Column,
+    end: float,
+    enough: Callable[[Coverage], bool],
+) -> None:
+    """Return once a successor is far enough. Raises SyncError at the end, or for what won't do."""
+    while not enough(found := coverage(conn, live, new)):
+        if found.filled and found.parked and not found.behind:
+            raise SyncError(
+                f"the successor of {live} failed at {found.parked} rows: see failures, and retry "
+                "them or allow parked rows"
+            )
+        if time.monotonic() >= end:
+            state = f"{found.behind} rows behind" if found.filled else "still being filled"
+            raise SyncError(
+                f"the successor of {live} is {state}: let a worker of its model run, then swap"
+            )
+        time.sleep(POLL_S)
+
+
+def _nothing() -> None:
+    return None
+
+
+@contextmanager
+def _holding(conn: psycopg.Connection[Any], live: Column) -> Iterator[Callable[[], None]]:
+    """Gives what to call now and then, so that workers claim no row of a column meanwhile."""
+
+    def hold() -> None:
+        run(conn, HOLD, live.id, HOLD_S)
+
+    try:
+        yield hold
+    except BaseException:
+        if not conn.broken:
+            run(conn, LET_GO, live.id)
+        raise
+
+
+def _take_turns(act: "_Swap", hold: Callable[[], None], end: float) -> None:
+    """Hold the column, wait until its successor is complete, and try to swap; until it is done."""
+
+    def complete(found: Coverage) -> bool:
+        hold()
+        return found.complete(allow_parked=act.allow_parked)
+
+    swapped = False
+    while not swapped:
+        _wait(act.conn, act.live, act.new, end, complete)
+        left = max(end - time.monotonic(), 0.0)
+        swapped = patiently(act.conn, act, wait_s=left, what=f"swapping {act.live}")
+
+
+def _make_indexes(
+    conn: psycopg.Connection[Any], live: Column, new: Column, *, concurrently: bool
+) -> None:
+    """The indexes that the live column has: built once the vectors are there, which is quicker."""
+    for old, place in zip(all_vectors(conn, live), all_vectors(conn, new), strict=True):
+        if new.index == "hnsw":
+            make_index(conn, place, None, concurrently=concurrently)
+        for first_pass in FIRST_PASSES:
+            if fits(new, first_pass) and has_index(conn, old, first_pass):
+                make_index(conn, place, first_pass, concurrently=concurrently)
+
+
+class _Swap:
+    """The short transaction of a swap. Called, it returns False where it has to wait."""
+
+    def __init__(
+        self, conn: psycopg.Connection[Any], live: Column, new: Column, *, allow_parked: bool
+    ) -> None:
+        self.conn = conn
+        self.live = live
+        self.new = new
+        self.allow_parked = allow_parked
+
+    def __call__(self) -> bool:
+        run(self.conn, "SELECT pg_advisory_xact_lock($1)", registry.LOCK_KEY)
+        self._run("LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+        registry.require_unmoved(self.conn, self.live)
+        registry.require_unmoved(self.conn, self.new)
+        with fixed_path(self.conn):
+            found = coverage(self.conn, self.live, self.new)
+            if not found.complete(allow_parked=self.allow_parked):
+                return False
+            self._take_place()
+        return True
+
+    def _take_place(self) -> None:
+        """Writers and readers wait from here to the end of the transaction."""
+        live, new = self.live, self.new
+        indexes = self._index_names()
+        triggers.remove(self.conn, live.id)
+        self._run("DROP TABLE {queue}", queue=live.queue)
+        try:
+            self._replace_column()
+            self._replace_chunks()
+        except psycopg.errors.DependentObjectsStillExist as error:
+            raise SchemaError(
+                f"{live} cannot be swapped, since something depends on it: "
+                f"{error.diag.message_detail}"
+            ) from error
+        self._rename_indexes(indexes)
+        run(self.conn, RETIRE, new.id)
+        run(self.conn, "DELETE FROM taskvec.columns WHERE id = $1", live.id)
+        run(self.conn, PROMOTE, new.id, live.embedding)
+        run(self.conn, "SELECT pg_notify($1, $2)", registry.CHANNEL, str(new.id))
+
+    def _replace_column(self) -> None:
+        if self.live.embedding is None or self.new.embedding is None:
+            return
+        old, new = sql.Identifier(self.live.embedding), sql.Identifier(self.new.embedding)
+        self._run("ALTER TABLE {table} DROP COLUMN {old}", old=old)
+        self._run("ALTER TABLE {table} RENAME COLUMN {new} TO {old}", old=old, new=new)
+
+    def _replace_chunks(self) -> None:
+        """The new chunk table takes the old one's name, and its key's index that one's."""
+        if self.live.chunks is None:
+            return
+        old, new = self.live.chunk_table, self.new.chunk_table
+        former = run(self.conn, KEY_INDEX, old.as_string(self.conn)).fetchone()
+        self._run("DROP TABLE {old}", old=old)
+        bare = sql.Identifier(self.live.chunks[1])
+        self._run("ALTER TABLE {new} RENAME TO {bare}", new=new, bare=bare)
+        present = run(self.conn, KEY_INDEX, old.as_string(self.conn)).fetchone()
+        if former and present:
+            self._rename_index(present[0], present[1], former[1])
+
+    def _index_names(self) -> list[tuple[str, str, str]]:
+        """Schema and name of the successor's indexes, and the names of those they succeed."""
+        found = []
+        olds, news = all_vectors(self.conn, self.live), all_vectors(self.conn, self.new)
+        for old, new in zip(olds, news, strict=True):
+            row = run(self.conn, INDEX_NAME, old.place.oid, old.name).fetchone()
+            if row and has_index(self.conn, new, None):
+                found.append((new.place.schema, new.index_name(None), row[0]))
+        return found
+
+    def _rename_indexes(self, indexes: list[tuple[str, str, str]]) -> None:
+        for schema, present, wanted in indexes:
+            # An index of ours is called by its column's id, which it keeps.
+            if not wanted.startswith("taskvec_"):
+                self._rename_index(schema, present, wanted)
+
+    def _rename_index(self, schema: str, present: str, wanted: str) -> None:
+        index, bare = sql.Identifier(schema, present), sql.Identifier(wanted)
+        self._run("ALTER INDEX {index} RENAME TO {bare}", index=index, bare=bare)
+
+    def _run(self, statement: str, **parts: sql.Composable) -> None:
+        run(self.conn, statement, table=self.live.table.identifier, **parts)
