@@ -13,7 +13,7 @@ def main() -> int:
     )
     helped = {
         "kills": "SIGKILLs of workers",
-        "restarts": "restarts of the server, half of them as a crash",
+        "restarts": "restarts of the server, in order or as by a crash",
         "workers": "worker processes at once",
         "writers": "writer processes at once",
         "rows": "rows at the start",
