@@ -1,5 +1,6 @@
 """pgvector values by INSERT and by binary COPY, on a real PostgreSQL."""
 
+import gc
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -13,6 +14,7 @@ from pgvector.psycopg import register_vector, register_vector_async
 from psycopg import sql
 from psycopg.rows import dict_row
 
+from taskvec.adapters import pgvector
 from taskvec.adapters.pgvector import PgVectors, acopy_rows, copy_rows
 from taskvec.core import Encoder
 from taskvec.core.errors import InputError, SchemaError, StoreError
@@ -288,3 +290,15 @@ def test_many_rows_stream_from_a_generator(table: psycopg.Connection) -> None:
     assert copy_rows(table, "docs", rows) == 5000
     total = table.execute("SELECT sum(id), sum((vector <#> %s)) FROM docs", [np.ones(16)])
     assert total.fetchone() == (12_497_500, -16 * 12_497_500)
+
+
+def test_many_copies_leave_no_more_behind_than_one(table: psycopg.Connection) -> None:
+    row = (np.ones(16), np.ones(16), np.ones(16, dtype=bool))
+    columns = ["id", *TYPES]
+    copy_rows(table, "docs", [(0, *row)], columns=columns)
+    gc.collect()
+    before = len(pgvector._ValueDumper.__subclasses__())
+    for number in range(1, 20):
+        copy_rows(table, "docs", [(number, *row)], columns=columns)
+    gc.collect()
+    assert len(pgvector._ValueDumper.__subclasses__()) == before

@@ -1,5 +1,6 @@
 """pgvector values of queries and passages, and binary COPY of rows that hold them."""
 
+import functools
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -192,8 +193,7 @@ def _target(
         raise SchemaError(f"no columns {missing} to write in {_name(table)}: it has {list(known)}")
     for kind, oid in known.values():
         if kind in KINDS:
-            dumper = type("ValueDumper", (_ValueDumper,), {"oid": oid, "kind": KINDS[kind]})
-            cursor.adapters.register_dumper(KINDS[kind], dumper)
+            cursor.adapters.register_dumper(KINDS[kind], _dumper(kind, oid))
     statement = sql.SQL("COPY {} ({}) FROM STDIN WITH (FORMAT BINARY)").format(
         sql.Identifier(*found[0][:2]), sql.SQL(", ").join(map(sql.Identifier, names))
     )
@@ -212,6 +212,12 @@ class _ValueDumper(Dumper):
             obj = _value(self.kind, np.asarray(array, dtype=np.float32))
         data: bytes = obj.to_binary()
         return data
+
+
+@functools.cache
+def _dumper(kind: str, oid: int) -> type[_ValueDumper]:
+    """One class for each type of each database: psycopg keeps all that it ever sees."""
+    return type("ValueDumper", (_ValueDumper,), {"oid": oid, "kind": KINDS[kind]})
 
 
 def _name(table: str | sql.Identifier) -> str:
