@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := core adapters integrations tests examples benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types unit wheel bench bench-full starter starter-figures clean
+.PHONY: help demo test test-all lint types unit wheel bench bench-full starter starter-figures clean
 DEVICE ?= cpu
 # More of the command line, such as `make bench BENCH='--only A,E --isa avx512_core_bf16'`.
 BENCH ?=
@@ -17,7 +17,7 @@ help:  ## list the targets
 demo: $(VENV)/demo  ## the main job, offline: real questions through all four adapters
 	$(BIN)/taskvec demo
 
-test: lint types wheel unit  ## lint, types, the wheel in a clean environment, and all tests
+test: lint types wheel unit  ## lint, types, the wheel in a clean environment, and the tests
 
 lint: $(VENV)/dev  ## style and formatting
 	$(BIN)/ruff format --check $(SOURCES)
@@ -26,7 +26,10 @@ lint: $(VENV)/dev  ## style and formatting
 types: $(VENV)/dev  ## mypy, strict
 	$(BIN)/mypy core adapters integrations tests examples benchmarks
 
-unit: $(VENV)/dev  ## all tests
+test-all: lint types wheel $(VENV)/dev  ## the same with the slow tests
+	$(BIN)/python -m pytest -m ""
+
+unit: $(VENV)/dev  ## all tests but the slow ones
 	$(BIN)/python -m pytest
 
 wheel: $(VENV)/dev  ## build the wheel and import taskvec.core from it without any extra

@@ -33,12 +33,16 @@ def test_documented_code_runs(name: str, code: str, tmp_path: Path) -> None:
 
 # They fetch weights and data; the parts that they are made of have tests of their own.
 NEED_NETWORK = {"mteb_eval.py"}
-EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+# It trains for minutes.
+SLOW = {"own_task.py"}
+EXAMPLES = [
+    pytest.param(path, id=path.name, marks=[pytest.mark.slow] if path.name in SLOW else [])
+    for path in sorted((ROOT / "examples").glob("*.py"))
+    if path.name not in NEED_NETWORK
+]
 
 
-@pytest.mark.parametrize(
-    "path", [path for path in EXAMPLES if path.name not in NEED_NETWORK], ids=lambda path: path.name
-)
+@pytest.mark.parametrize("path", EXAMPLES)
 def test_examples_run_by_themselves(path: Path, tmp_path: Path) -> None:
     run = subprocess.run(
         [sys.executable, str(path)], cwd=tmp_path, capture_output=True, text=True, check=False

@@ -169,6 +169,7 @@ def test_first_passes_are_built_for_the_successor(dsn: str, db: psycopg.Connecti
     assert len(found) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_writes_go_on_through_alter_and_swap_and_none_is_lost(
     dsn: str, db: psycopg.Connection[Any]
@@ -197,6 +198,7 @@ WHERE datname = current_database() AND application_name = 'taskvec'
 """
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_nothing_is_lost_wherever_it_is_killed(dsn: str, db: psycopg.Connection[Any]) -> None:
     """All connections die at random moments, those of the workers as well."""
