@@ -54,14 +54,8 @@ def translated(archive: Archive, language: str) -> list[gnome.HelpPage]:
     pages = gnome.help_pages(archive, language)
     if language == "en":
         return pages
-    english = {page.key: page for page in gnome.help_pages(archive, "en")}
-    return [
-        page
-        for page in pages
-        if page.key in english
-        and page.title != english[page.key].title
-        and page.text != english[page.key].text
-    ]
+    english = {page.key: (page.title, page.text) for page in gnome.help_pages(archive, "en")}
+    return [page for page in pages if _differs((page.title, page.text), english.get(page.key))]
 
 
 def answered(archive: Archive, language: str) -> list[debian_faq.Answer]:
@@ -69,14 +63,13 @@ def answered(archive: Archive, language: str) -> list[debian_faq.Answer]:
     found = debian_faq.answers(archive, language)
     if language == "en":
         return found
-    english = {item.key: item for item in debian_faq.answers(archive, "en")}
-    return [
-        item
-        for item in found
-        if item.key in english
-        and item.question != english[item.key].question
-        and item.text != english[item.key].text
-    ]
+    english = {item.key: (item.question, item.text) for item in debian_faq.answers(archive, "en")}
+    return [item for item in found if _differs((item.question, item.text), english.get(item.key))]
+
+
+def _differs(own: tuple[str, str], english: tuple[str, str] | None) -> bool:
+    """Whether both texts have an English original, and are not it."""
+    return english is not None and own[0] != english[0] and own[1] != english[1]
 
 
 def tasks(archive: Archive) -> list[probes.Probe]:
