@@ -16,7 +16,7 @@ from tests.checkpoints import WORDS
 
 def page(key: str, title: str, *sections: tuple[str, str]) -> gnome.HelpPage:
     parts = (gnome.Section("", "open file"), *(gnome.Section(*part) for part in sections))
-    return gnome.HelpPage(f"gnome-help/{key}", "files", title, "", parts)
+    return gnome.HelpPage(f"gnome-help/{key}", "files", title, parts)
 
 
 PAGES = [

@@ -14,8 +14,6 @@ from taskvec.core.errors import InputError, TaskError
 from taskvec.core.layout_hf import task_folder
 from taskvec.integrations.train.settings import lora_folder
 
-RANK = 4
-ALPHA = 1
 TIED = ("q_proj", "k_proj", "v_proj")
 TARGETS = (*TIED, "o_proj", "fc1", "fc2")
 TABLES = ("word_embeddings", "token_type_embeddings")
@@ -30,8 +28,8 @@ def with_loras(
     body: JinaEmbeddingsV3Model,
     tasks: Sequence[str],
     *,
-    rank: int = RANK,
-    alpha: float = ALPHA,
+    rank: int,
+    alpha: float,
 ) -> PeftModel:
     """The body, frozen, with an untrained LoRA per task on every linear layer and table.
 

@@ -1,1 +1,1 @@
-"""The multilingual starter in the making: its text, its pieces and its distilled body."""
+"""The multilingual starter in the making: its text, its body, its tasks and its figures."""

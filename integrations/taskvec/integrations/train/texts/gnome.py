@@ -20,12 +20,11 @@ class Section(NamedTuple):
 
 
 class HelpPage(NamedTuple):
-    """A page: its id, the guide that lists it, its title, one sentence about it, its sections."""
+    """A page: its id, the guide that lists it, its title, its sections."""
 
     key: str
     guide: str
     title: str
-    summary: str
     sections: tuple[Section, ...]
 
     @property
@@ -46,14 +45,13 @@ def _page(path: Path) -> HelpPage:
     root = ElementTree.parse(path).getroot()  # noqa: S314 - a package that apt has verified
     links = [node for node in root.iter() if _name(node) == "link"]
     guides = [node.get("xref", "") for node in links if node.get("type") == "guide"]
-    summary = next((_text(node) for node in root.iter() if _name(node) == "desc"), "")
     sections = [_section(root)]
     sections += [_section(node) for node in root.iter() if _name(node) == "section"]
     title = sections[0].title
     sections[0] = Section("", sections[0].text)
     key = f"{path.parent.name}/{path.stem}"
     guide = guides[0].split("#")[0] if guides else ""
-    return HelpPage(key, guide, title, summary, tuple(s for s in sections if s.text))
+    return HelpPage(key, guide, title, tuple(s for s in sections if s.text))
 
 
 def _section(node: ElementTree.Element) -> Section:
