@@ -97,17 +97,14 @@ class Run:
             "save_steps": settings.save_steps,
             "save_total_limit": 2,
             "logging_steps": settings.log_steps,
-            "use_cpu": not on_card(settings.device),
-            "bf16": autocasts(settings.device),
             "report_to": [],
             "remove_unused_columns": False,
             # The contrast of a batch that is nearly empty teaches nothing.
             "dataloader_drop_last": True,
             # Every weight is used, though not in every one of a step's forward passes.
             "ddp_find_unused_parameters": False,
-            "dataloader_pin_memory": on_card(settings.device),
         }
-        return own | more
+        return own | place(settings.device) | more
 
     def train(self, trainer: Trainer, part: str = "") -> None:
         """Train to the end, from the last checkpoint where there is one.
@@ -160,10 +157,18 @@ def on_card(device: str) -> bool:
     return device != "cpu" and torch.cuda.is_available()
 
 
-def autocasts(device: str) -> bool:
-    """Whether this card or CPU multiplies in bfloat16, so that autocast is faster."""
-    place = torch.device("cuda" if on_card(device) else "cpu")
-    return choose_dtype("auto", place) is torch.bfloat16
+def place(device: str) -> dict[str, bool]:
+    """The training arguments that say where a run computes, and how.
+
+    With autocast where this card or CPU multiplies in bfloat16, so that it is faster.
+    """
+    card = on_card(device)
+    found = torch.device("cuda" if card else "cpu")
+    return {
+        "use_cpu": not card,
+        "bf16": choose_dtype("auto", found) is torch.bfloat16,
+        "dataloader_pin_memory": card,
+    }
 
 
 class WholeTrainer(Trainer):
@@ -180,23 +185,6 @@ class WholeTrainer(Trainer):
 
     def _load_from_checkpoint(self, checkpoint_path: str, model: Any = None) -> None:
         load_model(cast(nn.Module, model or self.model), Path(checkpoint_path) / WEIGHTS)
-
-
-class StopAt(TrainerCallback):
-    """Ends a run after some steps, wherever its learning rate then is."""
-
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
-
-    def on_step_end(
-        self,
-        args: TrainingArguments,  # noqa: ARG002
-        state: TrainerState,
-        control: TrainerControl,
-        **_: Any,
-    ) -> None:
-        """Stop the trainer once it has done its steps."""
-        control.should_training_stop |= state.global_step >= self.steps
 
 
 class LossPlot(TrainerCallback):

@@ -4,12 +4,12 @@ import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 import torch
-from safetensors.torch import load_file, load_model, save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import BertModel, TrainingArguments
 
 from taskvec.core.writing import new_folder
@@ -19,11 +19,9 @@ from taskvec.integrations.train.batches import BatchedRows, tokenize
 from taskvec.integrations.train.distillation import Distillation, Lesson, ask
 from taskvec.integrations.train.recipe import mix, pieces
 from taskvec.integrations.train.runs import (
-    WEIGHTS,
     LossPlot,
-    StopAt,
-    autocasts,
     last_checkpoint,
+    place,
 )
 from taskvec.integrations.train.teachers import e5
 from taskvec.integrations.train.teachers.sentences import TOKENIZER
@@ -32,15 +30,13 @@ from taskvec.integrations.train.vocabulary import unigram_tokenizer
 
 DIMS = (32, 64, 128, 256, 384)
 LAYERS = (3, 6, 9, 12)
-TEXTS = 80_000
+TEXTS = 100_000
 MIN_TOKENS, MAX_TOKENS = 4, 1536
 TOKEN_BUDGET = 2048
 LEARNING_RATE = 3e-4
 # Trained at 10 000: arXiv:2409.10173, section 4.
 SERVED_ROPE_BASE = 20_000.0
 WARMUP_STEPS = 100
-# Of the cosine's 1 738, at a quarter of its peak: the next stage cools down for both.
-STEPS = 1_200
 CENTRE_BATCHES = 40
 SPECIALS = {"bos": 0, "pad": 1, "eos": 2}
 
@@ -120,9 +116,9 @@ def distil(work: Work, seed: int = 0) -> Path:
         dims=DIMS,
         args=_arguments(run, seed),
         train_dataset=data,
-        callbacks=[LossPlot(run), StopAt(STEPS)],
+        callbacks=[LossPlot(run)],
     )
-    _train(trainer, last_checkpoint(run))
+    trainer.train(resume_from_checkpoint=last_checkpoint(run))
     with new_folder(out) as scratch:
         student.save_pretrained(scratch, save_original_format=False)
         tokenizer.save(str(scratch / "tokenizer.json"))
@@ -131,29 +127,21 @@ def distil(work: Work, seed: int = 0) -> Path:
     return out
 
 
-def _train(trainer: Distillation, checkpoint: str | None) -> None:
-    """Train up to STEPS; a run that was killed after them has nothing left to do."""
-    if checkpoint and int(checkpoint.rsplit("-", 1)[1]) >= STEPS:
-        load_model(cast(nn.Module, trainer.model), Path(checkpoint) / WEIGHTS)
-    else:
-        trainer.train(resume_from_checkpoint=checkpoint)
-
-
 def _arguments(folder: Path, seed: int) -> TrainingArguments:
-    return TrainingArguments(
-        str(folder),
-        per_device_train_batch_size=1,
-        num_train_epochs=1,
-        learning_rate=LEARNING_RATE,
-        lr_scheduler_type="cosine",
-        warmup_steps=WARMUP_STEPS,
-        weight_decay=0.01,
-        adam_beta2=0.98,
-        logging_steps=20,
-        save_steps=100,
-        save_total_limit=2,
-        seed=seed,
-        report_to=[],
-        remove_unused_columns=False,
-        bf16=autocasts("auto"),
-    )
+    own: dict[str, Any] = {
+        "per_device_train_batch_size": 1,
+        "num_train_epochs": 1,
+        "learning_rate": LEARNING_RATE,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": WARMUP_STEPS,
+        "weight_decay": 0.01,
+        "adam_beta2": 0.98,
+        "logging_steps": 20,
+        "save_steps": 100,
+        "save_total_limit": 2,
+        "seed": seed,
+        "report_to": [],
+        "remove_unused_columns": False,
+    }
+    own |= place("auto")
+    return TrainingArguments(str(folder), **own)
