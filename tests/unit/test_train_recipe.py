@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from sentence_transformers import SentenceTransformer
 
-from taskvec.integrations.train.recipe import aligned, mix, pieces, rows
+from taskvec.integrations.train.recipe import aligned, mix, pieces, rows, sets
 from taskvec.integrations.train.recipe.aligned import Aligned, Passage
 from taskvec.integrations.train.teachers.e5 import Piece
 from taskvec.integrations.train.texts import descriptions, libreoffice, wesnoth
@@ -111,12 +111,16 @@ def explained(language: str) -> list[libreoffice.Page]:
 
 
 @pytest.fixture
-def german(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[bool, Aligned]:
+def archive(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Archive:
     monkeypatch.setattr(descriptions, "descriptions", lambda _, language: described(language))
     monkeypatch.setattr(libreoffice, "pages", lambda _, language: explained(language))
     told = {f"We meet again {i}": f"Wieder einmal {i}" for i in range(100)} | {"a text='x'": "b"}
     monkeypatch.setattr(wesnoth, "translations", lambda *_: told)
-    archive = Archive(tmp_path)
+    return Archive(tmp_path)
+
+
+@pytest.fixture
+def german(archive: Archive) -> dict[bool, Aligned]:
     return {out: aligned.aligned(archive, "de", held_out=out) for out in (False, True)}
 
 
@@ -140,6 +144,21 @@ def test_what_is_held_out_is_in_no_other_language_either(german: dict[bool, Alig
     assert len(german[True].sentences) + len(german[False].sentences) == 100
     english = {f"{i}" for i in range(200) if aligned.is_held_out(f"{i}")}
     assert english - {"199"} == {heading.split()[1] for heading in held if heading[:2] == "en"}
+
+
+def test_choices_are_made_on_what_no_pair_was_taken_from(
+    archive: Archive, german: dict[bool, Aligned]
+) -> None:
+    found = {collection.name: collection for collection in sets.development(archive)}
+    own, across = found["held out, de"], found["held out, de → en"]
+    held = {passage.text: passage for passage in german[True].passages}
+    assert set(own.documents.values()) == set(held)
+    for query, heading in own.queries.items():
+        (document,) = own.judgements[query]
+        passage = held[own.documents[document]]
+        assert (heading, across.documents[document]) == (passage.heading, passage.english_text)
+    assert "held out, en" in found
+    assert "held out, en → en" not in found
 
 
 @pytest.fixture

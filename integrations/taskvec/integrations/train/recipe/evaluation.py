@@ -115,11 +115,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True, help="the recipe's folder")
     parser.add_argument("--model", default="starter", help="name or folder (default: %(default)s)")
-    parser.add_argument("--only", choices=PARTS, nargs="+", default=list(PARTS))
+    parser.add_argument("--only", choices=PARTS, nargs="+", default=list(CARD))
     parser.add_argument("--card", action="store_true", help="write MODEL's README.md too")
     options = parser.parse_args(arguments)
-    if options.card and not (Path(options.model).is_dir() and set(options.only) == set(PARTS)):
-        parser.error("--card needs a model's folder, and all tables")
+    if options.card and not (Path(options.model).is_dir() and set(options.only) >= set(CARD)):
+        parser.error(f"--card needs a model's folder, and the tables {', '.join(CARD)}")
     try:
         _measure(options)
     except TaskvecError as error:
@@ -139,11 +139,21 @@ def _measure(options: argparse.Namespace) -> None:
 
 def _searches(encoder: Encoder, archive: Archive, folder: Path) -> str:
     collections = list(sets.searches(archive))
-    dims = [dim for dim in (384, 64) if dim in encoder.dims]
-    lines = measured([Model("starter", encoder, dims=dims)], collections)
-    lines += measured(teachers(folder), collections)
+    lines = _beside_teachers(encoder, collections, folder)
     english = [collection for collection in collections if collection.name in ENGLISH]
     return table(lines + measured([Bm25()], english))
+
+
+def _development(encoder: Encoder, archive: Archive, folder: Path) -> str:
+    return table(_beside_teachers(encoder, list(sets.development(archive)), folder))
+
+
+def _beside_teachers(
+    encoder: Encoder, collections: Sequence[Collection], folder: Path
+) -> list[Line]:
+    dims = [dim for dim in (384, 64) if dim in encoder.dims]
+    lines = measured([Model("starter", encoder, dims=dims)], collections)
+    return lines + measured(teachers(folder), collections)
 
 
 def _tasks(encoder: Encoder, archive: Archive, _: Path) -> str:
@@ -158,7 +168,8 @@ def _chunking(encoder: Encoder, archive: Archive, _: Path) -> str:
     return table(chunking(encoder, sets.sections(archive)))
 
 
-PARTS = {"searches": _searches, "tasks": _tasks, "lengths": _lengths, "chunking": _chunking}
+CARD = {"searches": _searches, "tasks": _tasks, "lengths": _lengths, "chunking": _chunking}
+PARTS = CARD | {"development": _development}
 
 if __name__ == "__main__":
     main()

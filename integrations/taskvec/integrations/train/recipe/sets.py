@@ -1,11 +1,13 @@
 """What the starter is measured on: texts that no run reads, from packages of Debian's archive."""
 
+import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from taskvec.integrations.quality import offline, probes
 from taskvec.integrations.quality.collections import Collection, paired
+from taskvec.integrations.train.recipe.aligned import aligned
 from taskvec.integrations.train.texts import debian_faq, gnome, manpages
 from taskvec.integrations.train.texts.archive import Archive
 
@@ -16,6 +18,8 @@ MIN_OF_A_GUIDE = 8
 # Tokens of a man page by band; as many pages of each are searched.
 BANDS = {"200": (100, 300), "2 000": (1_500, 2_500), "4 000": (3_000, 6_000)}
 PAGES_OF_A_BAND = 60
+# Passages of a language in the sets that choices are made on.
+DEVELOPMENT = 400
 
 
 class Sections(NamedTuple):
@@ -47,6 +51,21 @@ def searches(archive: Archive) -> Iterator[Collection]:
         if language != "en":
             yield paired(f"Debian FAQ, {language} → en", questions, english_answers)
             yield paired(f"GNOME help, {language} → en", titles, english_pages)
+
+
+def development(archive: Archive) -> Iterator[Collection]:
+    """Headings to find the passages below with, in a language and across, of the tenth held out.
+
+    What is chosen by figures is chosen by these, so that no other set has a part in it.
+    """
+    for language in LANGUAGES:
+        held = aligned(archive, language, held_out=True).passages
+        some = random.Random(0).sample(held, min(DEVELOPMENT, len(held)))  # noqa: S311
+        asked = {str(i): passage.heading for i, passage in enumerate(some)}
+        yield paired(f"held out, {language}", asked, {str(i): p.text for i, p in enumerate(some)})
+        if language != "en":
+            english = {str(i): passage.english_text for i, passage in enumerate(some)}
+            yield paired(f"held out, {language} → en", asked, english)
 
 
 def translated(archive: Archive, language: str) -> list[gnome.HelpPage]:
