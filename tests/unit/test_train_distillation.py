@@ -11,6 +11,7 @@ from transformers import BertConfig, BertModel, TrainingArguments
 from taskvec.integrations.train import transplant
 from taskvec.integrations.train.batches import BatchedRows, collate
 from taskvec.integrations.train.distillation import Distillation, Lesson, ask, hidden_loss
+from taskvec.integrations.train.runs import StopAt
 
 WORDS = 40
 KEPT = torch.tensor([0, 1, 2, *range(5, 35)])
@@ -97,7 +98,9 @@ def test_distillation_brings_the_student_nearer_and_resumes(
     data = BatchedRows(rows, token_budget=128, seed=0)
     centre = torch.full((32,), 0.1)
 
-    def trained(steps: int, resume: str | None = None, **more: Any) -> tuple[Tensor, list[float]]:
+    def trained(
+        steps: int, resume: str | None = None, stop: int = 1000, **more: Any
+    ) -> tuple[Tensor, list[float]]:
         student = transplant.new_student(teacher, KEPT, {"bos": 0, "pad": 1, "eos": 2})
         transplant.shift_output(student, -centre)
         arguments = TrainingArguments(
@@ -123,6 +126,7 @@ def test_distillation_brings_the_student_nearer_and_resumes(
             dims=(8, 32),
             args=arguments,
             train_dataset=data,
+            callbacks=[StopAt(stop)],
         )
         trainer.train(resume_from_checkpoint=resume)
         losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
@@ -134,6 +138,8 @@ def test_distillation_brings_the_student_nearer_and_resumes(
     assert sum(losses[-10:]) < 0.85 * sum(losses[:10])
     resumed, _ = trained(60, resume=str(tmp_path / "run" / "checkpoint-30"), save_strategy="no")
     torch.testing.assert_close(resumed, whole, atol=1e-5, rtol=1e-4)
+    _, stopped = trained(60, stop=7, save_strategy="no")
+    assert stopped == pytest.approx(losses[:7], abs=1e-4)
 
 
 def test_batches_hold_every_row_once_within_the_budget() -> None:

@@ -187,6 +187,23 @@ class WholeTrainer(Trainer):
         load_model(cast(nn.Module, model or self.model), Path(checkpoint_path) / WEIGHTS)
 
 
+class StopAt(TrainerCallback):
+    """Ends a run after some steps, wherever its learning rate then is."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,  # noqa: ARG002
+        state: TrainerState,
+        control: TrainerControl,
+        **_: Any,
+    ) -> None:
+        """Stop the trainer once it has done its steps."""
+        control.should_training_stop |= state.global_step >= self.steps
+
+
 class LossPlot(TrainerCallback):
     """Writes every logged loss to `loss.jsonl`, and a plot of all of them to `loss.svg`."""
 
