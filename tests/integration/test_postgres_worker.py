@@ -18,7 +18,7 @@ from taskvec.core import Encoder
 from taskvec.core.errors import BusyError, FingerprintError, InputError, StoreError
 from taskvec.integrations.embedded import embedded_postgres
 from taskvec.integrations.postgres import Progress, Worker, attach, failures, retry
-from tests.attached import DEADLINE_S, assert_right, one, queued, until, work, working
+from tests.attached import ASLEEP, DEADLINE_S, assert_right, one, queued, until, work, working
 from tests.embedders import StubEmbedder
 
 
@@ -289,13 +289,6 @@ def test_workers_share_a_queue(dsn: str, db: psycopg.Connection[Any]) -> None:
         until(lambda: queued(db) == 0, "the first worker's part")
     assert not set(first.encoded) & set(second.encoded)
     assert_right(db)
-
-
-# What a worker asks last before it sleeps is when the next row is due.
-ASLEEP = """
-SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%min(greatest(not_before, leased_until))%'
-AND state = 'idle' AND datname = current_database() AND pid <> pg_backend_pid()
-"""
 
 
 def test_a_notification_wakes_a_sleeping_worker(dsn: str, db: psycopg.Connection[Any]) -> None:

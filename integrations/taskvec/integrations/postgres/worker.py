@@ -13,8 +13,9 @@ import psycopg
 
 from taskvec.core import Embedder
 from taskvec.core.errors import InputError, StoreError
+from taskvec.integrations.connecting import connect
 from taskvec.integrations.postgres.shift import BROKEN, Options, Progress, Served, Shift
-from taskvec.integrations.postgres.statements import connect, run
+from taskvec.integrations.postgres.statements import run
 from taskvec.integrations.postgres.waking import Waker, listen
 
 LOG = logging.getLogger("taskvec.postgres")
