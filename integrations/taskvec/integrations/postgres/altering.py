@@ -18,7 +18,7 @@ from taskvec.integrations.postgres.queue import create_queue
 from taskvec.integrations.postgres.registry import Column, fixed_path
 from taskvec.integrations.postgres.sessions import patiently
 from taskvec.integrations.postgres.statements import connected, run
-from taskvec.integrations.postgres.wishes import Wish
+from taskvec.integrations.postgres.wishes import Wish, check_model
 
 WAIT_S = 30.0  # for a table's lock
 
@@ -76,6 +76,7 @@ class Change:
             type=self.type or live.type,
             chunk_characters=self.chunk_characters or live.chunk_characters,
         )
+        check_model(wanted.model)
         wanted = _fingerprinted(wanted, embedder_or_shared(embedder, wanted.model))
         _check(wanted)
         if wanted == live:

@@ -16,7 +16,6 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from taskvec.core.errors import InputError, SchemaError
-from taskvec.integrations.cli.redaction import redacted
 from taskvec.integrations.postgres import registry
 from taskvec.integrations.postgres.registry import Column, fixed_path
 from taskvec.integrations.postgres.statements import connected, fill, name, run
@@ -172,17 +171,12 @@ def _read(conn: psycopg.Connection[Any], columns: Sequence[int] | None) -> list[
             ensure_view(conn)
             cursor = psycopg.RawCursor(conn, row_factory=dict_row)
             found = cursor.execute(READ, [chosen]).fetchall()
-            return [Status(**row | {"model": _shown(row["model"])}) for row in found]
+            return [Status(**row) for row in found]
     except psycopg.errors.InsufficientPrivilege as error:
         raise SchemaError(
             "no privilege to read the status: GRANT USAGE ON SCHEMA taskvec and SELECT ON "
             f"taskvec.status to this role ({error.diag.message_primary})"
         ) from error
-
-
-def _shown(model: str) -> str:
-    """A model without the password that its URL may hold."""
-    return redacted(model) if "://" in model else model
 
 
 def _rated(first: Iterable[Status], second: Iterable[Status], elapsed_s: float) -> list[Status]:
