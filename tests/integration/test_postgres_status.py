@@ -16,13 +16,14 @@ from taskvec.integrations.postgres import attach, detach
 from taskvec.integrations.postgres.altering import alter
 from taskvec.integrations.postgres.metrics import metrics_text, serve_metrics
 from taskvec.integrations.postgres.monitoring import Status, status
+from taskvec.integrations.postgres.swapping import swap
 from tests.attached import one, until, work, working
 from tests.embedders import StubEmbedder
 
 ROWS = 200
-
 SECRETS = ["http://u:hush@10.0.0.1:8000", "https://hush@host", "https://host/v1?api_key=hush",
            "https://u:h/hush@host"]  # fmt: skip
+
 
 @pytest.fixture
 def db(dsn: str) -> Iterator[psycopg.Connection[Any]]:

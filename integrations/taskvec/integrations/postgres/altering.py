@@ -36,9 +36,9 @@ NEXT_ID = "SELECT nextval(pg_catalog.pg_get_serial_sequence('taskvec.columns', '
 INSERT = """
 INSERT INTO taskvec.columns (id, relation, embedding, sources, keys, condition, watched, chunks,
   chunk_characters, model, task, query_task, dim, type, index, fingerprint, query_fingerprint,
-  replace_existing, state, successor_of)
+  replace_existing, state, successor_of, succeeds)
 SELECT $2, relation, $3, sources, keys, condition, watched, to_regclass($4),
-  $5, $6, $7, $8, $9, $10, index, $11, $12, false, 'building', id
+  $5, $6, $7, $8, $9, $10, index, $11, $12, false, 'building', id, succeeds || id
 FROM taskvec.columns WHERE id = $1
 """
 

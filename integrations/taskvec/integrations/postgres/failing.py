@@ -45,7 +45,7 @@ def failures(
 ) -> list[Failure]:
     """Rows that failed, of each column at most `limit`, the parked ones first.
 
-    columns: ids that `attach` returned; None is all.
+    columns: ids that `attach` returned, which mean their successors as well; None is all.
     """
     with connected(dsn) as conn, conn.transaction():
         return [
@@ -70,8 +70,7 @@ def retry(
 
 def _columns(conn: psycopg.Connection[Any], chosen: list[int] | None) -> list[Column]:
     with fixed_path(conn):
-        rows = registry.rows(conn)
-        return [registry.load(conn, row) for row in rows if chosen is None or row["id"] in chosen]
+        return [registry.load(conn, row) for row in registry.meant(registry.rows(conn), chosen)]
 
 
 def _list(conn: psycopg.Connection[Any], column: Column, limit: int) -> list[Failure]:

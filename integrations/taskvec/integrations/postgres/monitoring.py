@@ -49,9 +49,9 @@ SELECT f.*, least(greatest(f.rows - f.waiting, 0), f.rows) AS embedded,
   END::float8 AS coverage
 FROM (
   SELECT c.id, c.relation::text AS "table", c.embedding AS "column", c.chunks::text AS chunks,
-    c.state, c.successor_of, c.model, c.task, c.query_task, c.dim, c.type, c.fingerprint,
-    c.query_fingerprint, t.rows, c.backfill_done, q.queued, q.filling, q.leased, q.retrying,
-    q.parked, q.lag_s, c.done, c.failed, c.last_done, c.last_failed, c.created_at,
+    c.state, c.successor_of, c.succeeds, c.model, c.task, c.query_task, c.dim, c.type,
+    c.fingerprint, c.query_fingerprint, t.rows, c.backfill_done, q.queued, q.filling, q.leased,
+    q.retrying, q.parked, q.lag_s, c.done, c.failed, c.last_done, c.last_failed, c.created_at,
     q.queued + q.parked
       + CASE WHEN c.backfill_done THEN 0 ELSE greatest(t.rows - c.backfill_seen, 0) END AS waiting
   FROM taskvec.columns c CROSS JOIN LATERAL taskvec.queue_figures(c.id) q
@@ -68,7 +68,8 @@ READ = """
 SELECT id, "table", "column", chunks, state, successor_of, model, task, query_task, dim, type,
   fingerprint, query_fingerprint, rows, embedded, coverage, backfill_done, queued, leased, retrying,
   parked, lag_s, done, failed, last_done, last_failed, created_at
-FROM taskvec.status WHERE $1::integer[] IS NULL OR id = ANY($1) ORDER BY id
+FROM taskvec.status WHERE $1::integer[] IS NULL OR id = ANY($1) OR succeeds && $1
+ORDER BY id
 """
 COUNT = """
 SELECT count(*), count(*) FILTER (WHERE s.wanted),
@@ -136,7 +137,7 @@ def status(
 ) -> list[Status]:
     """How columns stand. Cheap enough to ask for every few seconds, unless exact.
 
-    columns: ids that `attach` returned; None is all.
+    columns: ids that `attach` returned, which mean their successors as well; None is all.
     exact: count the rows of the tables, which reads them once.
     over_s: measure the rates, which takes so long.
     Raises SchemaError without the privilege to read the schema, StoreError for the server's errors.

@@ -148,17 +148,24 @@ class Shift:
         """
         self.next_upkeep = time.monotonic() + UPKEEP_S
         self.heard = False
-        present = {row["id"]: row for row in registry.rows(self.conn)}
-        self.known = frozenset(present)
+        present = registry.rows(self.conn)
+        self.known = frozenset(row["id"] for row in present)
         chosen = self.options.columns
-        for gone in self.served.keys() - present.keys():
+        for gone in self.served.keys() - self.known:
             del self.served[gone]
-        for id_, row in present.items():
-            if chosen is None or id_ in chosen:
-                with self._tolerating(row, strict=strict):
-                    self._take_on(row)
-        if strict and chosen and (missing := chosen - present.keys()):
-            raise StoreError(f"no columns with ids {sorted(missing)}: attached are {[*present]}")
+        for row in registry.meant(present, chosen):
+            # A worker that was given the live column's model leaves its successor to others.
+            asked = chosen is None or row["id"] in chosen or row["state"] == "live"
+            with self._tolerating(row, strict=strict and asked):
+                self._take_on(row)
+        if strict and chosen:
+            self._require(chosen, present)
+
+    def _require(self, chosen: frozenset[int], present: list[dict[str, Any]]) -> None:
+        known = {id_ for row in present for id_ in (row["id"], *row["succeeds"])}
+        if missing := chosen - known:
+            attached = sorted(self.known)
+            raise StoreError(f"no columns with ids {sorted(missing)}: attached are {attached}")
 
     def step(self, one: Served) -> bool:
         """One batch of a column, or a slice of its backfill. Returns whether there was any."""
