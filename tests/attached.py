@@ -14,6 +14,11 @@ from taskvec.integrations.postgres import Worker
 from tests.embedders import StubEmbedder, vector_of
 
 DEADLINE_S = 60.0
+# What a worker asks last before it sleeps is when the next row is due.
+ASLEEP = """
+SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%min(greatest(not_before, leased_until))%'
+AND state = 'idle' AND datname = current_database() AND pid <> pg_backend_pid()
+"""
 
 
 def work(dsn: str, embedder: Embedder | None = None, **options: Any) -> None:

@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -302,19 +303,79 @@ def test_a_worker_at_the_successor_goes_on_after_the_swap(
     assert one(db, "SELECT failed FROM taskvec.columns") == 0
 
 
+def test_a_worker_of_a_column_serves_its_successors(dsn: str, db: psycopg.Connection[Any]) -> None:
+    attached(dsn)
+    attach(dsn, "docs", source="text", column="other_vector", embedder=STUB)
+    with working(dsn, columns=[1], poll_s=60.0):
+        for dim in (16, 8):
+            change(dsn, column="embedding", dim=dim)
+            new_id = swap(dsn, "docs", column="embedding", wait_s=30)
+            db.execute("UPDATE docs SET text = text || '!' WHERE id = 1")
+            until(partial(empty, db, new_id), "the write after the swap")
+            assert_right(db, dim=dim)
+    assert one(db, "SELECT count(other_vector) FROM docs") == 0
+    db.execute("UPDATE docs SET text = text || '?'")
+    work(dsn, columns=[1])  # one that starts after the swaps
+    assert_right(db)
+    with pytest.raises(StoreError, match=r"no columns with ids \[9\]: attached are \[2, 4\]"):
+        work(dsn, columns=[1, 9])
+
+
+def test_a_worker_of_a_columns_own_model_leaves_the_successor_to_others(
+    dsn: str, db: psycopg.Connection[Any]
+) -> None:
+    attached(dsn)
+    change(dsn, embedder=StubEmbedder(name="next"))
+    db.execute("UPDATE docs SET text = 'uno' WHERE id = 1")
+    work(dsn, columns=[1])
+    assert_right(db)
+    assert queued(db, 2) == 1
+
+
+def test_a_worker_wakes_when_a_swap_lets_go(dsn: str, db: psycopg.Connection[Any]) -> None:
+    """A worker that finds its column held sleeps until the hold would run out by itself."""
+    attached(dsn)
+    successors = StubEmbedder(name="next")
+    change(dsn, embedder=successors)
+    work(dsn, successors, columns=[2])
+    held = "SELECT count(*) FROM taskvec.columns WHERE held_until > now()"
+    with working(dsn, columns=[1], poll_s=60.0):
+        db.execute("UPDATE docs SET text = 'uno' WHERE id = 1")
+        until(lambda: queued(db) == 0, "the live column's write")
+        swapping = threading.Thread(target=lambda: failed_swap(dsn))
+        swapping.start()
+        until(lambda: one(db, held), "the hold")
+        db.execute("UPDATE docs SET text = 'due' WHERE id = 2")
+        swapping.join()
+        assert queued(db) == 1
+        began = time.monotonic()
+        until(lambda: queued(db) == 0, "the write that was held up")
+        assert time.monotonic() - began < 4.0
+
+
+def empty(db: psycopg.Connection[Any], id_: int) -> bool:
+    return queued(db, id_) == 0
+
+
+def failed_swap(dsn: str) -> None:
+    with pytest.raises(SyncError, match="1 rows behind"):
+        swap(dsn, "docs", wait_s=1.5)
+
+
 def test_a_swap_before_all_is_there_is_refused(dsn: str, db: psycopg.Connection[Any]) -> None:
     attached(dsn)
-    change(dsn, dim=16)
+    successors = StubEmbedder(name="next")
+    change(dsn, dim=16, embedder=successors)
     with pytest.raises(SyncError, match="still being filled"):
         swap(dsn, "docs", wait_s=0)
-    work(dsn, columns=[2])
+    work(dsn, successors, columns=[2])
     db.execute("UPDATE docs SET text = 'uno' WHERE id = 1")
     work(dsn, columns=[1])
     with pytest.raises(SyncError, match="1 rows behind"):
         swap(dsn, "docs", wait_s=0)
     assert [row[5] for row in registered(db)] == ["live", "building"]
     assert_right(db)
-    work(dsn)
+    work(dsn, successors, columns=[2])
     swap(dsn, "docs", wait_s=0)
     assert_right(db, dim=16)
 

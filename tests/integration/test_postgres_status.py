@@ -16,10 +16,13 @@ from taskvec.integrations.postgres import attach, detach
 from taskvec.integrations.postgres.altering import alter
 from taskvec.integrations.postgres.metrics import metrics_text, serve_metrics
 from taskvec.integrations.postgres.monitoring import Status, status
+from taskvec.integrations.postgres.swapping import swap
 from tests.attached import one, until, work, working
 from tests.embedders import StubEmbedder
 
 ROWS = 200
+SECRETS = ["http://u:hush@10.0.0.1:8000", "https://hush@host", "https://host/v1?api_key=hush",
+           "https://u:h/hush@host"]  # fmt: skip
 
 
 @pytest.fixture
@@ -184,10 +187,31 @@ def test_records_are_json(dsn: str, db: psycopg.Connection[Any]) -> None:
     assert record["coverage"] == 100.0
 
 
-def test_a_models_password_is_not_in_the_figures(dsn: str, db: psycopg.Connection[Any]) -> None:
-    put(dsn, model="http://u:hush@10.0.0.1:8000")
-    assert only(dsn).model == "http://10.0.0.1:8000"
-    assert "hush" not in metrics_text(dsn)
+@pytest.mark.parametrize("secret", SECRETS)
+def test_a_model_with_a_secret_is_refused_and_told_nowhere(
+    dsn: str, db: psycopg.Connection[Any], secret: str
+) -> None:
+    """Before anything is asked of the model's server, and by an encoder of one's own as well."""
+    with pytest.raises(InputError, match="TASKVEC_API_KEY") as caught:
+        put(dsn, model=secret)
+    told = [str(caught.value)]
+    with pytest.raises(InputError, match="TASKVEC_API_KEY"):
+        attach(dsn, "docs", source="text", model=secret)
+    put(dsn)
+    with pytest.raises(InputError, match="TASKVEC_API_KEY") as caught:
+        alter(dsn, "docs", model=secret, embedder=StubEmbedder(name="next"))
+    told += [str(caught.value), metrics_text(dsn)]
+    assert "hush" not in " ".join(told)
+    assert [one.model for one in status(dsn)] == ["starter"]
+
+
+def test_ids_mean_successors_as_well(dsn: str, db: psycopg.Connection[Any]) -> None:
+    put(dsn)
+    alter(dsn, "docs", dim=16, embedder=StubEmbedder())
+    assert [one.id for one in status(dsn, columns=[1])] == [1, 2]
+    work(dsn, columns=[1])
+    swap(dsn, "docs")
+    assert [one.id for one in status(dsn, columns=[1])] == [2]
 
 
 def test_a_dropped_table_and_a_detached_column_break_nothing(

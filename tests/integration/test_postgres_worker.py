@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,10 @@ import pytest
 from taskvec.core import Encoder
 from taskvec.core.errors import BusyError, FingerprintError, InputError, StoreError
 from taskvec.integrations.embedded import embedded_postgres
-from taskvec.integrations.postgres import Progress, Worker, attach, failures, retry
-from tests.attached import DEADLINE_S, assert_right, one, queued, until, work, working
+from taskvec.integrations.postgres import Progress, Worker, attach, failures, registry, retry
+from taskvec.integrations.postgres.queue import claim
+from taskvec.integrations.postgres.waking import Waker
+from tests.attached import ASLEEP, DEADLINE_S, assert_right, one, queued, until, work, working
 from tests.embedders import StubEmbedder
 
 
@@ -277,6 +280,95 @@ def test_a_lost_lease_runs_out_and_another_worker_takes_over(
     assert queued(db) == 0
 
 
+# Lives one after the other: a text ends its process, as a fault in native code would.
+LIVES = """
+import os, signal
+from taskvec.integrations.postgres import Worker
+from tests.embedders import StubEmbedder
+def end(texts):
+    if "poison" in texts: os.kill(os.getpid(), signal.SIGKILL)
+deaths = 0
+while (life := os.fork()) and os.waitpid(life, 0)[1]:
+    deaths += 1
+if not life:
+    Worker({dsn!r}, embedder=StubEmbedder(end), lease_s=0.3).run(until_empty=True)
+    os._exit(0)
+print(deaths)
+"""
+
+
+def test_a_row_that_ends_its_workers_process_is_parked_and_the_others_embedded(
+    dsn: str, db: psycopg.Connection[Any]
+) -> None:
+    db.execute("UPDATE docs SET text = CASE id WHEN 4 THEN 'poison' ELSE text || '!' END")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", LIVES.format(dsn=dsn)]
+    ran = subprocess.run(command, check=True, capture_output=True, env=environment, timeout=60)
+    assert ran.stdout == b"7\n"
+    [failure] = failures(dsn)
+    assert (failure.key, failure.parked, failure.attempts) == ({"id": "4"}, True, 7)
+    assert failure.error == "the worker's process ended 7 times while this row was in hand"
+    assert one(db, "SELECT failed FROM taskvec.columns") == 1
+    assert retry(dsn) == 1
+    work(dsn)  # by an encoder that survives it
+    assert_right(db)
+
+
+def lose(dsn: str, db: psycopg.Connection[Any]) -> int:
+    """Claim a batch, and let its lease run out, as a killed worker does. Returns its size."""
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        (row,) = registry.rows(conn)
+        with conn.transaction(), registry.fixed_path(conn):
+            column = registry.load(conn, row)
+        taken = claim(conn, column, uuid.uuid4(), lease_s=60.0, batch=64)
+    db.execute("UPDATE taskvec.queue_1 SET leased_until = now() WHERE lease IS NOT NULL")
+    return len(taken)
+
+
+def test_rows_of_lost_batches_come_alone_and_kills_by_chance_park_none(
+    dsn: str, db: psycopg.Connection[Any]
+) -> None:
+    db.execute("UPDATE docs SET text = text || '!'")
+    assert [lose(dsn, db) for _ in range(30)] == [10, 10, *[1] * 28]
+    assert one(db, "SELECT max(lost) - min(lost) FROM taskvec.queue_1") <= 1  # they take turns
+    stub = StubEmbedder()
+    db.execute("INSERT INTO docs SELECT i, 'text ' || i FROM generate_series(11, 20) i")
+    work(dsn, stub)
+    lone = [call for call in stub.calls if len(call) == 1]
+    assert {text for call in lone for text in call if text.endswith("!")} == {
+        f"text {i}!" for i in range(1, 11)
+    }
+    assert failures(dsn) == []
+    assert one(db, "SELECT failed FROM taskvec.columns") == 0
+    assert_right(db)
+
+
+def test_an_end_in_order_and_a_lost_connection_lose_no_row(
+    dsn: str, db: psycopg.Connection[Any]
+) -> None:
+    gate = Gate()
+    db.execute("UPDATE docs SET text = text || '!'")
+    with working(dsn, StubEmbedder(gate), lease_s=600.0, batch=4) as worker:
+        assert gate.reached.wait(DEADLINE_S)
+        db.execute(KILL)
+        worker.stop()
+        gate.opened.set()
+    db.execute("UPDATE taskvec.queue_1 SET leased_until = now() WHERE lease IS NOT NULL")
+    work(dsn, StubEmbedder(refuse))
+    assert failures(dsn) == []
+    assert_right(db)
+
+
+def test_a_failure_that_is_told_of_is_no_loss(dsn: str, db: psycopg.Connection[Any]) -> None:
+    db.execute("UPDATE docs SET text = 'poison' WHERE id = 4")
+    assert [lose(dsn, db), lose(dsn, db)] == [1, 1]
+    with working(dsn, StubEmbedder(refuse)):
+        until(lambda: failures(dsn), "the failure")
+    [failure] = failures(dsn)
+    assert (failure.attempts, failure.parked) == (1, False)
+    assert one(db, "SELECT lost FROM taskvec.queue_1") == 0
+
+
 def test_workers_share_a_queue(dsn: str, db: psycopg.Connection[Any]) -> None:
     gate = Gate()
     db.execute("UPDATE docs SET text = text || '!'")
@@ -289,13 +381,6 @@ def test_workers_share_a_queue(dsn: str, db: psycopg.Connection[Any]) -> None:
         until(lambda: queued(db) == 0, "the first worker's part")
     assert not set(first.encoded) & set(second.encoded)
     assert_right(db)
-
-
-# What a worker asks last before it sleeps is when the next row is due.
-ASLEEP = """
-SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%min(greatest(not_before, leased_until))%'
-AND state = 'idle' AND datname = current_database() AND pid <> pg_backend_pid()
-"""
 
 
 def test_a_notification_wakes_a_sleeping_worker(dsn: str, db: psycopg.Connection[Any]) -> None:
@@ -376,19 +461,102 @@ def test_a_server_that_is_not_there_is_an_error_at_the_start(dsn: str) -> None:
         work(dsn, columns=[7])
 
 
+KILL = """
+SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+WHERE application_name = 'taskvec' AND datname = current_database()
+"""
+
+
 def test_lost_connections_are_made_anew(dsn: str, db: psycopg.Connection[Any]) -> None:
     gate = Gate()
-    kill = (
-        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
-        " WHERE application_name = 'taskvec' AND datname = current_database()"
-    )
     db.execute("UPDATE docs SET text = text || '!'")
     with working(dsn, StubEmbedder(gate), lease_s=600.0):
         assert gate.reached.wait(DEADLINE_S)
-        assert len(db.execute(kill).fetchall()) == 2
+        assert len(db.execute(KILL).fetchall()) == 2
         gate.opened.set()
         until(lambda: queued(db) == 0, "going on, long before the lease runs out")
     assert_right(db)
+
+
+def test_a_writer_in_the_way_takes_no_row_of_others_from_a_batch(
+    dsn: str, db: psycopg.Connection[Any]
+) -> None:
+    """Leases are renewed, ended and failures told of, whatever row of the queue is locked."""
+    gate = Gate()
+
+    def fail(texts: list[str]) -> None:
+        gate(texts)
+        raise ValueError("no")
+
+    db.execute("UPDATE docs SET text = text || '!'")
+    with psycopg.connect(dsn) as writer, working(dsn, StubEmbedder(fail), lease_s=0.6) as worker:
+        assert gate.reached.wait(DEADLINE_S)
+        writer.execute("UPDATE docs SET text = 'new' WHERE id = 3")
+        first = one(db, "SELECT max(leased_until) FROM taskvec.queue_1")
+        until(lambda: one(db, "SELECT now() > $1", first), "the end of the first lease")
+        assert one(db, "SELECT count(*) FROM taskvec.queue_1 WHERE leased_until > now()") == 9
+        worker.stop()
+        gate.opened.set()
+        until(lambda: len(failures(dsn)) == 9, "telling of the others")
+        writer.rollback()
+    assert one(db, "SELECT count(*) FROM taskvec.queue_1 WHERE lease IS NOT NULL") == 1
+
+
+def test_a_row_locked_in_the_queue_keeps_no_worker_from_starting_again(
+    dsn: str, db: psycopg.Connection[Any]
+) -> None:
+    gate = Gate()
+    db.execute("UPDATE docs SET text = text || '!'")
+    with psycopg.connect(dsn) as writer, working(dsn, StubEmbedder(gate), lease_s=600.0):
+        assert gate.reached.wait(DEADLINE_S)
+        writer.execute("UPDATE docs SET text = 'new' WHERE id = 3")
+        db.execute(KILL)
+        gate.opened.set()
+        until(lambda: queued(db) == 1, "the embedding of the others")
+        writer.commit()
+        until(lambda: queued(db) == 0, "the embedding of the last")
+    assert_right(db)
+
+
+def test_a_worker_does_not_spin_on_what_a_writer_has_locked(
+    dsn: str, db: psycopg.Connection[Any]
+) -> None:
+    commits = "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()"
+    db.execute("UPDATE docs SET text = 'first' WHERE id = 3")
+    with psycopg.connect(dsn) as writer:
+        writer.execute("UPDATE docs SET text = 'second' WHERE id = 3")
+        with working(dsn):
+            time.sleep(1.5)
+            before = one(db, commits)
+            time.sleep(3.0)
+            assert one(db, commits) - before < 200
+            writer.commit()
+            until(lambda: queued(db) == 0, "the embedding after the lock")
+    assert_right(db)
+
+
+def test_notifications_hold_up_no_vacuum_while_the_model_runs(
+    dsn: str, db: psycopg.Connection[Any]
+) -> None:
+    """The server sends them in a transaction, which lasts for as long as nobody takes them in."""
+    gate = Gate()
+    flood = "SELECT pg_notify('taskvec', repeat('x', 7000) || i) FROM generate_series(1, 300) i"
+    stuck = (
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'taskvec'"
+        " AND datname = current_database() AND wait_event = 'ClientWrite'"
+    )
+    db.execute("UPDATE docs SET text = text || '!'")
+    with working(dsn, StubEmbedder(gate)):
+        assert gate.reached.wait(DEADLINE_S)
+        db.execute(flood)
+        time.sleep(0.5)
+        until(lambda: one(db, stuck) == 0, "the delivery")
+        db.execute("CREATE TABLE more (id int PRIMARY KEY, text text)")
+        db.execute("INSERT INTO more VALUES (1, 'one')")
+        attach(dsn, "more", source="text", embedder=StubEmbedder())
+        time.sleep(1.5)  # heard of in the middle of the batch
+        gate.opened.set()
+        until(lambda: one(db, "SELECT embedding FROM more"), "the new column's embedding")
 
 
 def test_a_restart_of_the_server_is_survived(pg_folder: Path) -> None:
@@ -538,3 +706,19 @@ def test_chunks_are_late_chunked_and_replaced_whole(
     db.execute("UPDATE long SET text = ' ' WHERE id = 1; DELETE FROM long WHERE id = 2")
     work(dsn, encoder, columns=[2])
     assert one(db, "SELECT count(*) FROM pieces") == 0
+
+
+def test_a_wait_works_beside_a_thousand_open_files() -> None:
+    resource = pytest.importorskip("resource")
+    least, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4_096, most), most))
+    files = [os.open(os.devnull, os.O_RDONLY) for _ in range(1_100)]
+    try:
+        waker = Waker()
+        waker.wake()
+        assert not waker.wait(60.0)
+        waker.close()
+    finally:
+        for file in files:
+            os.close(file)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (least, most))

@@ -18,7 +18,7 @@ from taskvec.integrations.postgres.queue import create_queue
 from taskvec.integrations.postgres.registry import Column, fixed_path
 from taskvec.integrations.postgres.sessions import patiently
 from taskvec.integrations.postgres.statements import connected, run
-from taskvec.integrations.postgres.wishes import Wish
+from taskvec.integrations.postgres.wishes import Wish, check_model
 
 WAIT_S = 30.0  # for a table's lock
 
@@ -36,9 +36,9 @@ NEXT_ID = "SELECT nextval(pg_catalog.pg_get_serial_sequence('taskvec.columns', '
 INSERT = """
 INSERT INTO taskvec.columns (id, relation, embedding, sources, keys, condition, watched, chunks,
   chunk_characters, model, task, query_task, dim, type, index, fingerprint, query_fingerprint,
-  replace_existing, state, successor_of)
+  replace_existing, state, successor_of, succeeds)
 SELECT $2, relation, $3, sources, keys, condition, watched, to_regclass($4),
-  $5, $6, $7, $8, $9, $10, index, $11, $12, false, 'building', id
+  $5, $6, $7, $8, $9, $10, index, $11, $12, false, 'building', id, succeeds || id
 FROM taskvec.columns WHERE id = $1
 """
 
@@ -76,6 +76,7 @@ class Change:
             type=self.type or live.type,
             chunk_characters=self.chunk_characters or live.chunk_characters,
         )
+        check_model(wanted.model)
         wanted = _fingerprinted(wanted, embedder_or_shared(embedder, wanted.model))
         _check(wanted)
         if wanted == live:

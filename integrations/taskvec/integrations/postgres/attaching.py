@@ -18,7 +18,7 @@ from taskvec.integrations.postgres.names import Table, find_table, read_table, v
 from taskvec.integrations.postgres.queue import create_queue
 from taskvec.integrations.postgres.registry import Column, fixed_path, vector_type
 from taskvec.integrations.postgres.statements import connected, run, several
-from taskvec.integrations.postgres.wishes import Wish
+from taskvec.integrations.postgres.wishes import Wish, check_model
 
 DEFAULT_CHUNK_CHARACTERS = 800
 INSERT = """
@@ -82,7 +82,8 @@ def attach(
     source: the columns that are encoded, joined by a blank line; any type that casts to text.
     column: added where it is missing; None keeps chunks alone.
     dim: a Matryoshka dim of the model; None is its full dim.
-    model: what workers load. embedder: an encoder of your own, that your workers are given too.
+    model: what workers load; a server by its URL, without a key.
+    embedder: an encoder of your own, that your workers are given too.
     where: an SQL condition over the row's own columns; other rows have no vector.
     chunks: a name for a new table of late-chunked passages, of at most `chunk_characters` each.
     existing: whether vectors already in the column are trusted or made anew.
@@ -90,6 +91,7 @@ def attach(
     The same call again changes nothing. Raises SchemaError where table, column or attachment do
     not fit, InputError for an option, StoreError for what else the server refuses.
     """
+    check_model(model)
     encoder = embedder_or_shared(embedder, model)
     full = encoder.dim if dim is None else dim
     wish = Wish(

@@ -8,22 +8,28 @@ import psycopg
 from psycopg import sql
 
 from taskvec.integrations.postgres import registry
+from taskvec.integrations.postgres.queue import ALONE_AFTER
 from taskvec.integrations.postgres.registry import Column, fixed_path
 from taskvec.integrations.postgres.statements import connected, run
 
 LIST = """
-SELECT to_jsonb(ARRAY[{texts}]), attempts, error, parked, enqueued_at, not_before FROM {queue}
-WHERE error IS NOT NULL ORDER BY parked DESC, enqueued_at, {plain} LIMIT $1
+SELECT to_jsonb(ARRAY[{texts}]), attempts + lost, error, parked, enqueued_at, not_before
+FROM {queue} WHERE error IS NOT NULL ORDER BY parked DESC, enqueued_at, {plain} LIMIT $1
 """
+# A row that ended workers goes on being claimed alone.
 RETRY = """
-UPDATE {queue} SET parked = false, attempts = 0, error = NULL, not_before = now()
+UPDATE {queue} SET parked = false, attempts = 0, lost = least(lost, $2), error = NULL,
+    not_before = now()
 WHERE error IS NOT NULL AND (parked OR $1)
 """
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A row that failed. key: of the row, as text. parked: it is tried no more until `retry`."""
+    """A row that failed. key: of the row, as text. parked: it is tried no more until `retry`.
+
+    attempts: how often it was tried, the times included that its worker's process ended.
+    """
 
     column: str
     key: dict[str, str]
@@ -39,7 +45,7 @@ def failures(
 ) -> list[Failure]:
     """Rows that failed, of each column at most `limit`, the parked ones first.
 
-    columns: ids that `attach` returned; None is all.
+    columns: ids that `attach` returned, which mean their successors as well; None is all.
     """
     with connected(dsn) as conn, conn.transaction():
         return [
@@ -56,15 +62,15 @@ def retry(
     """
     with connected(dsn) as conn, conn.transaction():
         chosen = _columns(conn, columns)
-        count = sum(run(conn, RETRY, waiting, queue=column.queue).rowcount for column in chosen)
+        values = (waiting, ALONE_AFTER)
+        count = sum(run(conn, RETRY, *values, queue=column.queue).rowcount for column in chosen)
         run(conn, "SELECT pg_notify($1, '')", registry.CHANNEL)
         return count
 
 
 def _columns(conn: psycopg.Connection[Any], chosen: list[int] | None) -> list[Column]:
     with fixed_path(conn):
-        rows = registry.rows(conn)
-        return [registry.load(conn, row) for row in rows if chosen is None or row["id"] in chosen]
+        return [registry.load(conn, row) for row in registry.meant(registry.rows(conn), chosen)]
 
 
 def _list(conn: psycopg.Connection[Any], column: Column, limit: int) -> list[Failure]:

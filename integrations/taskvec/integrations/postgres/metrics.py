@@ -37,7 +37,7 @@ COUNTERS: tuple[tuple[str, str, Callable[[Status], float]], ...] = (
 class StatusCollector(Collector):
     """Asks the server for the status at each scrape.
 
-    dsn: of the server. columns: ids that `attach` returned; None is all.
+    dsn: of the server. columns: as in `status`.
     A server that cannot be asked makes taskvec_up 0, and fails no scrape.
     """
 

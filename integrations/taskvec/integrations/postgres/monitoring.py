@@ -16,7 +16,6 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from taskvec.core.errors import InputError, SchemaError
-from taskvec.integrations.cli.redaction import redacted
 from taskvec.integrations.postgres import registry
 from taskvec.integrations.postgres.registry import Column, fixed_path
 from taskvec.integrations.postgres.statements import connected, fill, name, run
@@ -50,9 +49,9 @@ SELECT f.*, least(greatest(f.rows - f.waiting, 0), f.rows) AS embedded,
   END::float8 AS coverage
 FROM (
   SELECT c.id, c.relation::text AS "table", c.embedding AS "column", c.chunks::text AS chunks,
-    c.state, c.successor_of, c.model, c.task, c.query_task, c.dim, c.type, c.fingerprint,
-    c.query_fingerprint, t.rows, c.backfill_done, q.queued, q.filling, q.leased, q.retrying,
-    q.parked, q.lag_s, c.done, c.failed, c.last_done, c.last_failed, c.created_at,
+    c.state, c.successor_of, c.succeeds, c.model, c.task, c.query_task, c.dim, c.type,
+    c.fingerprint, c.query_fingerprint, t.rows, c.backfill_done, q.queued, q.filling, q.leased,
+    q.retrying, q.parked, q.lag_s, c.done, c.failed, c.last_done, c.last_failed, c.created_at,
     q.queued + q.parked
       + CASE WHEN c.backfill_done THEN 0 ELSE greatest(t.rows - c.backfill_seen, 0) END AS waiting
   FROM taskvec.columns c CROSS JOIN LATERAL taskvec.queue_figures(c.id) q
@@ -69,7 +68,8 @@ READ = """
 SELECT id, "table", "column", chunks, state, successor_of, model, task, query_task, dim, type,
   fingerprint, query_fingerprint, rows, embedded, coverage, backfill_done, queued, leased, retrying,
   parked, lag_s, done, failed, last_done, last_failed, created_at
-FROM taskvec.status WHERE $1::integer[] IS NULL OR id = ANY($1) ORDER BY id
+FROM taskvec.status WHERE $1::integer[] IS NULL OR id = ANY($1) OR succeeds && $1
+ORDER BY id
 """
 COUNT = """
 SELECT count(*), count(*) FILTER (WHERE s.wanted),
@@ -137,7 +137,7 @@ def status(
 ) -> list[Status]:
     """How columns stand. Cheap enough to ask for every few seconds, unless exact.
 
-    columns: ids that `attach` returned; None is all.
+    columns: ids that `attach` returned, which mean their successors as well; None is all.
     exact: count the rows of the tables, which reads them once.
     over_s: measure the rates, which takes so long.
     Raises SchemaError without the privilege to read the schema, StoreError for the server's errors.
@@ -172,17 +172,12 @@ def _read(conn: psycopg.Connection[Any], columns: Sequence[int] | None) -> list[
             ensure_view(conn)
             cursor = psycopg.RawCursor(conn, row_factory=dict_row)
             found = cursor.execute(READ, [chosen]).fetchall()
-            return [Status(**row | {"model": _shown(row["model"])}) for row in found]
+            return [Status(**row) for row in found]
     except psycopg.errors.InsufficientPrivilege as error:
         raise SchemaError(
             "no privilege to read the status: GRANT USAGE ON SCHEMA taskvec and SELECT ON "
             f"taskvec.status to this role ({error.diag.message_primary})"
         ) from error
-
-
-def _shown(model: str) -> str:
-    """A model without the password that its URL may hold."""
-    return redacted(model) if "://" in model else model
 
 
 def _rated(first: Iterable[Status], second: Iterable[Status], elapsed_s: float) -> list[Status]:

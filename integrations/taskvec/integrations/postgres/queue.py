@@ -15,6 +15,10 @@ from taskvec.integrations.postgres.statements import COMMA, each, fill, name, ru
 
 FIRST_RETRY_S, LONGEST_RETRY_S = 1.0, 3600.0
 LONGEST_ERROR = 2_000
+# A row is lost when its lease runs out: its worker was killed, or cannot be reached. A row that was
+# lost so often is claimed alone, so that it takes no other row down with it, and none is blamed for
+# it; one that was lost so often in the end is parked.
+ALONE_AFTER, PARKED_AFTER = 2, 7
 
 # The keys' types come from the table, collations included. Claims touch no indexed column.
 CREATE = """
@@ -27,42 +31,43 @@ ALTER TABLE {queue} ADD PRIMARY KEY ({plain}),
     ADD COLUMN leased_until timestamptz,
     ADD COLUMN lease uuid,
     ADD COLUMN attempts integer NOT NULL DEFAULT 0,
+    ADD COLUMN lost integer NOT NULL DEFAULT 0,
     ADD COLUMN error text,
     ADD COLUMN parked boolean NOT NULL DEFAULT false,
     SET (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02);
 CREATE INDEX ON {queue} (priority, not_before) WHERE NOT parked
 """
+# Among rows to be claimed alone the least lost goes first: what kills all workers blames no row.
 CLAIM = """
 WITH due AS (
-    SELECT {plain} FROM {queue}
+    SELECT {plain}, priority, not_before, lost + (lease IS NOT NULL)::integer AS lost FROM {queue}
     WHERE NOT parked AND not_before <= now() AND (leased_until IS NULL OR leased_until <= now())
       AND NOT EXISTS (SELECT FROM taskvec.columns WHERE id = $4 AND held_until > now())
     ORDER BY priority, not_before LIMIT $3 FOR UPDATE SKIP LOCKED
+), ranked AS (
+    SELECT *, first_value(lost) OVER (ORDER BY priority, not_before) >= $5 AS alone,
+        row_number() OVER (ORDER BY lost < $5, lost, priority, not_before) AS place FROM due
+), taken AS (
+    SELECT * FROM ranked WHERE CASE WHEN alone THEN place = 1 ELSE lost < $5 END
 )
-UPDATE {queue} q SET lease = $1, leased_until = now() + make_interval(secs => $2),
-    attempts = attempts + 1
-FROM due c WHERE {same} RETURNING {texts}, q.version, q.attempts
+UPDATE {queue} q SET lease = $1, leased_until = now() + make_interval(secs => $2), lost = c.lost
+FROM taken c WHERE {same} RETURNING {texts}, q.version, q.attempts, q.lost
 """
 # `version` tells whether a row is still the one that was claimed.
 READ = """
 SELECT s.text, sha256(convert_to(s.text, 'UTF8'))
 FROM {keys} LEFT JOIN (SELECT {aliased}, {text} AS text FROM {table}) s ON {same} ORDER BY c.n
 """
-RENEW = """
-UPDATE {queue} q SET leased_until = now() + make_interval(secs => $1)
-FROM {keys} WHERE {same} AND q.lease = $2
+# Rows that a writer has locked are passed over: what it commits ends their lease anyway.
+IN_HAND = """
+WITH held AS (SELECT {plain} FROM {queue} q {only} WHERE q.lease = $1 FOR UPDATE OF q SKIP LOCKED)
+UPDATE {queue} q SET {changes} FROM held c WHERE {same}
 """
-RELEASE = "UPDATE {queue} SET lease = NULL, leased_until = NULL WHERE lease = $1"
-GIVE_BACK = """
-UPDATE {queue} q SET lease = NULL, leased_until = NULL, attempts = greatest(q.attempts - 1, 0),
-    not_before = now() + make_interval(secs => $1)
-FROM {keys} WHERE {same} AND q.lease = $2
-"""
-FAIL = """
-UPDATE {queue} q SET lease = NULL, leased_until = NULL, error = $1, parked = $2,
-    not_before = now() + make_interval(secs => $3)
-FROM {keys} WHERE {same} AND q.lease = $4 AND q.version = $5
-"""
+RENEW = "leased_until = now() + make_interval(secs => $2)"
+RELEASE = "lease = NULL, leased_until = NULL"
+GIVE_BACK = f"{RELEASE}, not_before = now() + make_interval(secs => $2)"
+FAIL = f"{GIVE_BACK}, attempts = q.attempts + 1, lost = 0, error = $3, parked = $4"
+PARK = f"{RELEASE}, error = $2, parked = true"
 COUNT_FAILED = """
 UPDATE taskvec.columns SET failed = failed + $2, last_failed = now() WHERE id = $1
 """
@@ -75,13 +80,28 @@ FROM {queue} WHERE NOT parked HAVING count(*) > 0
 
 @dataclass(frozen=True)
 class Claimed:
-    """A row in hand. keys: as text. text, hash: what there is to encode; None for nothing."""
+    """A row in hand. keys: as text. text, hash: what there is to encode; None for nothing.
+
+    attempts: how often it failed. lost: how often a worker ended, or was not heard of again, with
+    the row in hand.
+    """
 
     keys: tuple[str, ...]
     version: int
     attempts: int
+    lost: int
     text: str | None
     hash: bytes | None
+
+    @property
+    def suspect(self) -> bool:
+        """Whether the row is claimed alone, since it may be what ends workers."""
+        return self.lost >= ALONE_AFTER
+
+    @property
+    def deadly(self) -> bool:
+        """Whether it has ended so many workers that no other one is to try it."""
+        return self.lost >= PARKED_AFTER
 
 
 def create_queue(conn: psycopg.Connection[Any], column: Column) -> None:
@@ -99,7 +119,10 @@ def create_queue(conn: psycopg.Connection[Any], column: Column) -> None:
 def claim(
     conn: psycopg.Connection[Any], column: Column, lease: UUID, *, lease_s: float, batch: int
 ) -> list[Claimed]:
-    """Take a lease on rows that are due, writes before backfill, and read what they say now."""
+    """Take a lease on rows that are due, writes before backfill, and read what they say now.
+
+    A suspect row comes alone.
+    """
     with conn.transaction():
         # First of all, and holding nothing: whoever has locked the table may want the queue next.
         run(conn, "LOCK TABLE {table} IN ACCESS SHARE MODE", table=column.table.identifier)
@@ -110,6 +133,7 @@ def claim(
             lease_s,
             batch,
             column.id,
+            ALONE_AFTER,
             queue=column.queue,
             plain=column.plain(),
             same=column.matches("q", "c", own=False),
@@ -130,7 +154,7 @@ def claim(
             same=column.matches("s", "c", own=False, cast=True),
         ).fetchall()
     return [
-        Claimed(key, row[width], row[width + 1], text, digest)
+        Claimed(key, row[width], row[width + 1], row[width + 2], text, digest)
         for key, row, (text, digest) in zip(keys, taken, read, strict=True)
     ]
 
@@ -143,7 +167,7 @@ def renew(
     lease_s: float,
 ) -> None:
     """Make the leases of rows last for lease_s from now."""
-    _on_rows(conn, RENEW, column, rows, lease_s, lease)
+    _change(conn, column, RENEW, lease, lease_s, rows=rows)
 
 
 def give_back(
@@ -154,13 +178,13 @@ def give_back(
     pause_s: float = 0.0,
 ) -> None:
     """End the leases of rows that nothing was tried on; they are due after pause_s."""
-    _on_rows(conn, GIVE_BACK, column, rows, pause_s, lease)
+    _change(conn, column, GIVE_BACK, lease, pause_s, rows=rows)
 
 
 def release(conn: psycopg.Connection[Any], column: Column, lease: UUID) -> None:
     """End all leases of a worker that has no row in hand, unless the queue is gone."""
     with suppress(psycopg.errors.UndefinedTable):
-        run(conn, RELEASE, lease, queue=column.queue)
+        _change(conn, column, RELEASE, lease)
 
 
 def fail(
@@ -173,10 +197,18 @@ def fail(
     """Try rows again later and later; park those that have failed most_attempts times."""
     with conn.transaction():
         for row, error in failed:
-            parked = row.attempts >= most_attempts
-            values = (describe(error), parked, retry_s(row.attempts), lease, row.version)
-            _on_rows(conn, FAIL, column, [row], *values)
+            attempts = row.attempts + 1
+            values = (retry_s(attempts), describe(error), attempts >= most_attempts)
+            _change(conn, column, FAIL, lease, *values, rows=[row])
         run(conn, COUNT_FAILED, column.id, len(failed))
+
+
+def park(conn: psycopg.Connection[Any], column: Column, row: Claimed, lease: UUID) -> None:
+    """Try a deadly row no more."""
+    error = f"the worker's process ended {row.lost} times while this row was in hand"
+    with conn.transaction():
+        _change(conn, column, PARK, lease, error, rows=[row])
+        run(conn, COUNT_FAILED, column.id, 1)
 
 
 def next_due_s(conn: psycopg.Connection[Any], column: Column) -> float | None:
@@ -210,21 +242,31 @@ def key_rows(column: Column, first: int = 1) -> sql.Composed:
     )
 
 
-def _on_rows(
+def _change(
     conn: psycopg.Connection[Any],
-    statement: str,
     column: Column,
-    rows: Sequence[Claimed],
+    changes: str,
+    lease: UUID,
     *values: object,
+    rows: Sequence[Claimed] | None = None,
 ) -> None:
+    """Change queue rows under a lease: these rows, or all."""
+    values = (lease, *values)
+    only: sql.Composable = sql.SQL("")
+    if rows is not None:
+        keys = key_rows(column, len(values) + 1)
+        same = column.matches("q", "c", own=False, cast=True)
+        only = fill("JOIN {keys} ON {same}", keys=keys, same=same)
+        values += tuple(_columns([row.keys for row in rows]))
     run(
         conn,
-        statement,
+        IN_HAND,
         *values,
-        *_columns([row.keys for row in rows]),
         queue=column.queue,
-        keys=key_rows(column, len(values) + 1),
-        same=column.matches("q", "c", own=False, cast=True),
+        plain=column.plain("q"),
+        only=only,
+        changes=sql.SQL(changes),
+        same=column.matches("q", "c", own=False),
     )
 
 

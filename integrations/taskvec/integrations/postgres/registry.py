@@ -1,6 +1,6 @@
 """The schema `taskvec`: which columns are attached, and how each is made."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +38,7 @@ CREATE TABLE IF NOT EXISTS taskvec.columns (
     query_fingerprint text NOT NULL,
     state text NOT NULL DEFAULT 'live' CHECK (state IN ('live', 'building')),
     successor_of integer REFERENCES taskvec.columns,
+    succeeds integer[] NOT NULL DEFAULT ARRAY[]::integer[],
     held_until timestamptz,
     created_at timestamptz NOT NULL DEFAULT now(),
     replace_existing boolean NOT NULL DEFAULT true,
@@ -224,6 +225,13 @@ def rows(conn: psycopg.Connection[Any]) -> list[dict[str, Any]]:
     if not installed(conn):
         return []
     return psycopg.RawCursor(conn, row_factory=dict_row).execute(FIND).fetchall()
+
+
+def meant(present: Iterable[dict[str, Any]], ids: Collection[int] | None) -> list[dict[str, Any]]:
+    """The rows that ids mean: those columns, and whatever has or is to take their place."""
+    return [
+        row for row in present if ids is None or {row["id"], *row["succeeds"]}.intersection(ids)
+    ]
 
 
 def load(conn: psycopg.Connection[Any], row: dict[str, Any]) -> Column:

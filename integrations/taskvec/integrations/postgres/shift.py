@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -21,10 +21,11 @@ from taskvec.integrations.postgres.encoding import Outcome, encode, halving, is_
 from taskvec.integrations.postgres.queue import Claimed
 from taskvec.integrations.postgres.registry import Column, MovedError
 from taskvec.integrations.postgres.waking import Waker
-from taskvec.integrations.postgres.writing import Made, write
+from taskvec.integrations.postgres.writing import BUSY_PAUSE_S, Made, write
 
 LOG = logging.getLogger("taskvec.postgres")
 UPKEEP_S = 60.0
+HEAR_S = 1.0  # between looks at what was notified, while a batch is encoded
 SHORTEST_WAIT_S = 0.01
 REST_S = 0.5  # of a column that somebody has locked, or that an encoder takes no work for
 # Errors of the server that have nothing to do with what was written.
@@ -100,7 +101,8 @@ class Served:
 class Shift:
     """The work of one worker over one pair of connections.
 
-    served outlives the shift: it is what the worker knows of its columns.
+    served outlives the shift: it is what the worker knows of its columns. known: the ids of all
+    columns when the registry was last read. heard: whether there was a notification since.
     """
 
     options: Options
@@ -111,6 +113,8 @@ class Shift:
     stopping: threading.Event
     waker: Waker
     served: dict[int, Served]
+    known: frozenset[int] = frozenset()
+    heard: bool = False
     next_upkeep: float = 0.0
 
     def work(self, *, until_empty: bool) -> None:
@@ -125,10 +129,17 @@ class Shift:
             worked = any(steps)
             if not worked and until_empty and self._empty():
                 return
-            # Notifications are taken in however busy it is: a server that cannot send them stands
-            # still in a transaction, whose snapshot holds up vacuum and CREATE INDEX CONCURRENTLY.
-            if self.waker.wait(0.0 if worked else self._wait_s(), self.listener):
+            self._hear(0.0 if worked else self._wait_s())
+            if self.heard:
                 self._look_for_new_columns()
+
+    def _hear(self, timeout_s: float) -> None:
+        """Wait for a notification, a stop or the time.
+
+        Notifications are taken in however busy it is: a server that cannot send them stands still
+        in a transaction, whose snapshot holds up vacuum and CREATE INDEX CONCURRENTLY.
+        """
+        self.heard |= self.waker.wait(timeout_s, self.listener)
 
     def upkeep(self, *, strict: bool) -> None:
         """Read the registry, take on new columns, and see that the triggers still fit.
@@ -136,16 +147,25 @@ class Shift:
         strict: raise what is wrong with a column; otherwise it is logged and left alone.
         """
         self.next_upkeep = time.monotonic() + UPKEEP_S
-        present = {row["id"]: row for row in registry.rows(self.conn)}
+        self.heard = False
+        present = registry.rows(self.conn)
+        self.known = frozenset(row["id"] for row in present)
         chosen = self.options.columns
-        for gone in self.served.keys() - present.keys():
+        for gone in self.served.keys() - self.known:
             del self.served[gone]
-        for id_, row in present.items():
-            if chosen is None or id_ in chosen:
-                with self._tolerating(row, strict=strict):
-                    self._take_on(row)
-        if strict and chosen and (missing := chosen - present.keys()):
-            raise StoreError(f"no columns with ids {sorted(missing)}: attached are {[*present]}")
+        for row in registry.meant(present, chosen):
+            # A worker that was given the live column's model leaves its successor to others.
+            asked = chosen is None or row["id"] in chosen or row["state"] == "live"
+            with self._tolerating(row, strict=strict and asked):
+                self._take_on(row)
+        if strict and chosen:
+            self._require(chosen, present)
+
+    def _require(self, chosen: frozenset[int], present: list[dict[str, Any]]) -> None:
+        known = {id_ for row in present for id_ in (row["id"], *row["succeeds"])}
+        if missing := chosen - known:
+            attached = sorted(self.known)
+            raise StoreError(f"no columns with ids {sorted(missing)}: attached are {attached}")
 
     def step(self, one: Served) -> bool:
         """One batch of a column, or a slice of its backfill. Returns whether there was any."""
@@ -153,7 +173,9 @@ class Shift:
             rows = self._claim(one)
             if rows:
                 self._handle(one, rows)
-            filled = len(rows) < self.options.batch and self._fill(one)
+            # A suspect row comes alone, however many others are due.
+            dry = len(rows) < self.options.batch and not any(row.suspect for row in rows)
+            filled = dry and self._fill(one)
         except PASSING as error:
             LOG.info("%s is locked, trying again shortly: %s", one.column, error)
             one.rest(REST_S)
@@ -181,6 +203,9 @@ class Shift:
             return []
 
     def _handle(self, one: Served, rows: list[Claimed]) -> None:
+        if any(row.deadly for row in rows):
+            self._park(one, *rows)
+            return
         try:
             outcome = self._encode(one, rows)
         except Exception as error:
@@ -192,23 +217,39 @@ class Shift:
             return
         try:
             failed = outcome.failed + self._write(one, outcome)
+            if failed:
+                queue.fail(self.conn, one.column, failed, self.lease, self.options.attempts)
         except PASSING:
             queue.give_back(self.conn, one.column, rows, self.lease, REST_S)
             raise
         except MovedError:
             queue.give_back(self.conn, one.column, rows, self.lease)
             raise
-        if failed:
-            queue.fail(self.conn, one.column, failed, self.lease, self.options.attempts)
         one.failed += len(failed)
+        self._tell(one)
+
+    def _park(self, one: Served, row: Claimed) -> None:
+        LOG.warning("%s: row %s is parked, it was in hand when workers ended", one.column, row.keys)
+        queue.park(self.conn, one.column, row, self.lease)
+        one.failed += 1
         self._tell(one)
 
     def _encode(self, one: Served, rows: list[Claimed]) -> Outcome[Claimed, Made]:
         """Encode with nothing held on the server but leases, which are renewed meanwhile."""
         made = self.encoding.submit(encode, one.embedder, one.column, rows)
-        while not _finished(made, self.options.lease_s / 3):
-            queue.renew(self.conn, one.column, rows, self.lease, self.options.lease_s)
+        renewal_s = self.options.lease_s / 3
+        due = time.monotonic() + renewal_s
+        while not _finished(made, min(renewal_s, HEAR_S)):
+            with suppress(*BROKEN):  # what broke is found again, with no row in hand
+                self._hear(0.0)
+            if time.monotonic() >= due:
+                self._renew(one, rows)
+                due = time.monotonic() + renewal_s
         return made.result()
+
+    def _renew(self, one: Served, rows: list[Claimed]) -> None:
+        with suppress(*PASSING):  # the next renewal comes before the lease's end
+            queue.renew(self.conn, one.column, rows, self.lease, self.options.lease_s)
 
     def _write(
         self, one: Served, outcome: Outcome[Claimed, Made]
@@ -264,7 +305,8 @@ class Shift:
                 times.append(one.rests_until - now)
                 continue
             due = queue.next_due_s(self.conn, one.column)
-            times += [] if due is None else [due]
+            # What is due and was not claimed is locked by a writer, whose commit is notified.
+            times += [] if due is None else [due if due > 0 else BUSY_PAUSE_S]
             times += [] if one.filled else [self._fill_pause_s()]
         return max(min(times), SHORTEST_WAIT_S)
 
@@ -273,8 +315,8 @@ class Shift:
         return REST_S if rate is None else min(1.0 / rate, REST_S)
 
     def _look_for_new_columns(self) -> None:
-        known = {row["id"] for row in registry.rows(self.conn)}
-        if known != self.served.keys():
+        self.heard = False
+        if self.known != {row["id"] for row in registry.rows(self.conn)}:
             self.upkeep(strict=False)
 
     def _take_on(self, row: dict[str, Any]) -> None:
@@ -308,7 +350,8 @@ class Shift:
         try:
             yield
         except PASSING as error:
-            LOG.info("column %s is locked, looking again later: %s", row["id"], error)
+            LOG.info("column %s is locked, looking again shortly: %s", row["id"], error)
+            self.next_upkeep = time.monotonic() + REST_S
         except BROKEN:
             raise
         except Exception as error:  # whatever loading a model may raise

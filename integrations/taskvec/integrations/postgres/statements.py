@@ -10,10 +10,11 @@ try:
     import psycopg
     from psycopg import sql
     from psycopg.rows import tuple_row
+
+    from taskvec.integrations.connecting import connect
 except ImportError as error:
     raise MissingExtraError("taskvec.integrations.postgres", "postgres") from error
 
-CONNECT_TIMEOUT_S = 15
 COMMA, AND, OR = sql.SQL(", "), sql.SQL(" AND "), sql.SQL(" OR ")
 
 
@@ -63,13 +64,6 @@ def connected(
             yield place
     except psycopg.Error as error:
         raise StoreError(str(error).strip() or type(error).__name__) from error
-
-
-def connect(dsn: str) -> psycopg.Connection[Any]:
-    """A new connection in autocommit."""
-    return psycopg.connect(
-        dsn, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S, application_name="taskvec"
-    )
 
 
 def several(values: str | Sequence[str]) -> tuple[str, ...]:

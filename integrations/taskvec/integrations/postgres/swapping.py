@@ -170,6 +170,7 @@ def _holding(conn: psycopg.Connection[Any], live: Column) -> Iterator[Callable[[
     except BaseException:
         if not conn.broken:
             run(conn, LET_GO, live.id)
+            run(conn, "SELECT pg_notify($1, $2)", registry.CHANNEL, str(live.id))
         raise
 
 

@@ -17,7 +17,8 @@ from taskvec.integrations.postgres.statements import AND, OR, fill, name, names,
 # A lease in force is ended: what its worker reads is no longer what the row says.
 ENQUEUE = """INSERT INTO {queue} AS q ({keys}) {rows}
   ON CONFLICT ({keys}) DO UPDATE SET version = DEFAULT, priority = 0, not_before = now(),
-    lease = NULL, leased_until = NULL, attempts = 0, error = NULL, parked = false;
+    lease = NULL, leased_until = NULL, attempts = 0, lost = 0, error = NULL,
+    parked = false;
 """
 NOTIFY = "PERFORM pg_notify({channel}, {id});\n"
 # Tables are looked up by oid: they may have been renamed, or restored from a dump; a chunk table

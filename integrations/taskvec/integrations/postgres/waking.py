@@ -1,6 +1,6 @@
 """Waits for a notification, a stop, or a time to pass."""
 
-import select
+import selectors
 import socket
 from typing import Any
 
@@ -30,8 +30,11 @@ class Waker:
 
         Raises OperationalError where the listening connection broke.
         """
-        watched: list[Any] = [self._receiver, *([listener] if listener else [])]
-        ready, _, _ = select.select(watched, [], [], max(timeout_s, 0.0))
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._receiver, selectors.EVENT_READ)
+            if listener is not None:
+                selector.register(listener, selectors.EVENT_READ)
+            ready = [key.fileobj for key, _ in selector.select(max(timeout_s, 0.0))]
         if self._receiver in ready:
             self._drain()
         return listener is not None and listener in ready and _take(listener)
@@ -55,4 +58,8 @@ def listen(conn: psycopg.Connection[Any]) -> None:
 
 
 def _take(listener: psycopg.Connection[Any]) -> bool:
-    return bool(list(listener.notifies(timeout=0)))
+    """Take in all that is there, of which each call has a part. Returns whether there was any."""
+    heard = False
+    while list(listener.notifies(timeout=0)):
+        heard = True
+    return heard

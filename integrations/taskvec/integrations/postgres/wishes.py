@@ -3,10 +3,23 @@
 from dataclasses import dataclass
 
 from taskvec.core.errors import InputError
+from taskvec.core.remote import API_KEY
+from taskvec.integrations.cli.redaction import redacted
 
 MAX_INDEXED_DIM = {"vector": 2_000, "halfvec": 4_000}
 INDEXES = ("hnsw", "none")
 EXISTING = ("replace", "keep")
+
+
+def check_model(model: str) -> None:
+    """Refuse a URL with a secret: whoever reads the registry reads a column's model."""
+    _, mark, rest = model.partition("://")
+    if mark and set(rest) & set("@?#"):
+        raise InputError(
+            f"the model {redacted(model)!r} was given with a user, a password or a query, which "
+            f"would be stored in the database: leave them out of the URL, and put the key into "
+            f"the environment's {API_KEY}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,9 @@ import psycopg
 
 from taskvec.core import Embedder
 from taskvec.core.errors import InputError, StoreError
+from taskvec.integrations.connecting import connect
 from taskvec.integrations.postgres.shift import BROKEN, Options, Progress, Served, Shift
-from taskvec.integrations.postgres.statements import connect, run
+from taskvec.integrations.postgres.statements import run
 from taskvec.integrations.postgres.waking import Waker, listen
 
 LOG = logging.getLogger("taskvec.postgres")
@@ -36,7 +37,8 @@ class Worker:
 
     dsn: of the server. The role needs SELECT on the tables, UPDATE of the vector columns, all on
     the schema taskvec, and TEMPORARY on the database.
-    columns: ids that `attach` returned; None is all, those attached later included.
+    columns: ids that `attach` returned; with each its successor, while that is built and after the
+    swap. None is all, those attached later included.
     model, embedder: an encoder in place of the one that each column was attached with.
     batch: rows encoded together. lease_s: how long a killed worker's rows wait for another one.
     poll_s: the longest sleep; notifications end it sooner.

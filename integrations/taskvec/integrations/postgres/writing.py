@@ -67,7 +67,7 @@ WITH held AS (
     SELECT m.n FROM {made} m JOIN {queue} q ON {same} AND q.lease = $1
     WHERE m.fate IN ('changed', 'busy') FOR UPDATE OF q SKIP LOCKED
 )
-UPDATE {queue} q SET lease = NULL, leased_until = NULL, attempts = greatest(q.attempts - 1, 0),
+UPDATE {queue} q SET lease = NULL, leased_until = NULL, lost = 0,
     not_before = now() + make_interval(secs => CASE m.fate WHEN 'busy' THEN $2 ELSE 0 END)
 FROM {made} m JOIN held h USING (n) WHERE {same} AND q.lease = $1
 """

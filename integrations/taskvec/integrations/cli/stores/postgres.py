@@ -16,8 +16,8 @@ from taskvec.adapters.pgvector import copy_rows
 from taskvec.core.embedder import Array
 from taskvec.core.errors import InputError, SchemaError, StoreError
 from taskvec.integrations.cli.stores.base import About, Chunk, Hit
+from taskvec.integrations.connecting import connect
 
-CONNECT_TIMEOUT_S = 15
 # pgvector's own bounds: an index holds vectors to 2000 dims, a search looks at 1000 candidates.
 MAX_INDEXED_DIM = 2000
 MAX_CANDIDATES = 1000
@@ -163,9 +163,7 @@ def open_postgres(dsn: str, collection: str, place: str = "") -> Iterator[Postgr
     """
     place = place or _describe(dsn)
     try:
-        with psycopg.connect(
-            dsn, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S, application_name="taskvec"
-        ) as connection:
+        with connect(dsn) as connection:
             yield PostgresStore(connection, collection, place)
     except psycopg.Error as error:
         raise StoreError(f"{place} cannot be used: {_reason(error)}") from error
