@@ -6,8 +6,8 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from taskvec.integrations.postgres.registry import LOCK_KEY, Column
-from taskvec.integrations.postgres.statements import AND, COMMA, OR, fill, name, run
+from taskvec.integrations.postgres.registry import LOCK_KEY, Column, hold
+from taskvec.integrations.postgres.statements import COMMA, OR, fill, name, run
 
 SLICE = 2_000
 
@@ -56,9 +56,11 @@ def advance(
     """Queue the next slice of a column's rows, unless another worker is at it.
 
     rate: rows a second over all workers, or None for no limit. Raises LockNotAvailable where a
-    writer holds a queue row: ask again with a smaller limit.
+    writer holds a queue row: ask again with a smaller limit. Raises MovedError where the column is
+    no longer what it was.
     """
     with conn.transaction():
+        hold(conn, column)
         mine = run(conn, "SELECT pg_try_advisory_xact_lock($1, $2)", LOCK_KEY, column.id).fetchone()
         done, after, seen, age_s = run(conn, STATE, column.id).fetchone() or (True, None, 0, None)
         if done or not (mine and mine[0]):
@@ -107,10 +109,7 @@ def _stale(column: Column) -> sql.Composed:
     if column.embedding and column.replace_existing:
         return fill("(NOT {empty} OR {text})", empty=lacking[0], text=text)
     if column.chunks:
-        pairs = [
-            sql.SQL(" ").join([name(key.name, "c"), key.operator("="), name(key.name, "d")])
-            for key in column.keys
-        ]
         no_chunk = "NOT EXISTS (SELECT FROM {chunks} c WHERE {same})"
-        lacking.append(fill(no_chunk, chunks=column.chunk_table, same=AND.join(pairs)))
+        same = column.of_row("c", "d")
+        lacking.append(fill(no_chunk, chunks=column.chunk_table, same=same))
     return fill("({text} AND ({lacking}))", text=text, lacking=OR.join(lacking))

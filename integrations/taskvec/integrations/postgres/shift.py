@@ -18,8 +18,9 @@ from taskvec.core.errors import FingerprintError, StoreError
 from taskvec.core.registry import embedder_or_shared
 from taskvec.integrations.postgres import backfill, queue, registry, triggers
 from taskvec.integrations.postgres.encoding import Outcome, encode, halving, is_outage
+from taskvec.integrations.postgres.following import follow
 from taskvec.integrations.postgres.queue import Claimed
-from taskvec.integrations.postgres.registry import Column, MovedError
+from taskvec.integrations.postgres.registry import BrokenError, Column, MovedError
 from taskvec.integrations.postgres.waking import Waker
 from taskvec.integrations.postgres.writing import Made, write
 
@@ -100,7 +101,8 @@ class Served:
 class Shift:
     """The work of one worker over one pair of connections.
 
-    served outlives the shift: it is what the worker knows of its columns.
+    served and told outlive the shift: what the worker knows of its columns, and what it has said of
+    those that it leaves alone.
     """
 
     options: Options
@@ -111,6 +113,8 @@ class Shift:
     stopping: threading.Event
     waker: Waker
     served: dict[int, Served]
+    told: dict[int, str]
+    known: frozenset[int] = frozenset()
     next_upkeep: float = 0.0
 
     def work(self, *, until_empty: bool) -> None:
@@ -133,10 +137,13 @@ class Shift:
     def upkeep(self, *, strict: bool) -> None:
         """Read the registry, take on new columns, and see that the triggers still fit.
 
-        strict: raise what is wrong with a column; otherwise it is logged and left alone.
+        strict: raise what is wrong with a column, unless it is broken; otherwise it is logged and
+        left alone.
         """
         self.next_upkeep = time.monotonic() + UPKEEP_S
+        self._follow()
         present = {row["id"]: row for row in registry.rows(self.conn)}
+        self.known = frozenset(present)
         chosen = self.options.columns
         for gone in self.served.keys() - present.keys():
             del self.served[gone]
@@ -159,7 +166,7 @@ class Shift:
             one.rest(REST_S)
             return False
         except (MovedError, psycopg.ProgrammingError) as error:
-            if not self._moved(one):
+            if not (self._moved(one) or isinstance(error, MovedError)):
                 raise
             LOG.info("%s is read anew: %s", one.column, error)
             return True
@@ -251,9 +258,8 @@ class Shift:
 
     def _empty(self) -> bool:
         waiting = [queue.next_due_s(self.conn, one.column) for one in self.served.values()]
-        return all(one.filled for one in self.served.values()) and not any(
-            due is not None for due in waiting
-        )
+        filled = all(one.filled for one in self.served.values())
+        return filled and not any(due is not None for due in waiting)
 
     def _wait_s(self) -> float:
         """Until something is due by itself, or the poll."""
@@ -273,9 +279,14 @@ class Shift:
         return REST_S if rate is None else min(1.0 / rate, REST_S)
 
     def _look_for_new_columns(self) -> None:
-        known = {row["id"] for row in registry.rows(self.conn)}
-        if known != self.served.keys():
+        if self.known != {row["id"] for row in registry.rows(self.conn)}:
             self.upkeep(strict=False)
+
+    def _follow(self) -> None:
+        try:
+            follow(self.conn)
+        except PASSING as error:
+            LOG.info("the registry is locked, following renames later: %s", error)
 
     def _take_on(self, row: dict[str, Any]) -> None:
         before = self.served.get(row["id"])
@@ -288,6 +299,7 @@ class Shift:
         else:
             before.column = column
         self._mend_triggers(column)
+        self.told.pop(column.id, None)
 
     def _mend_triggers(self, column: Column) -> None:
         if not triggers.outdated(self.conn, column):
@@ -313,9 +325,11 @@ class Shift:
             raise
         except Exception as error:  # whatever loading a model may raise
             self.served.pop(row["id"], None)
-            if strict:
+            if strict and not isinstance(error, BrokenError):
                 raise
-            LOG.warning("column %s is left alone: %s", row["id"], error)
+            if self.told.get(row["id"]) != str(error):
+                self.told[row["id"]] = str(error)
+                LOG.warning("column %s is left alone: %s", row["id"], error)
 
     def _tell(self, one: Served) -> None:
         if self.options.on_progress is not None:

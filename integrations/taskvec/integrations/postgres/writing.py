@@ -13,7 +13,7 @@ from taskvec.adapters.pgvector import copy_rows
 from taskvec.core.embedder import Array
 from taskvec.integrations.postgres.chunks import CHUNK_COLUMNS, Chunk
 from taskvec.integrations.postgres.queue import Claimed
-from taskvec.integrations.postgres.registry import Column, require_unmoved
+from taskvec.integrations.postgres.registry import Column, hold
 from taskvec.integrations.postgres.statements import COMMA, each, name, run
 
 BUSY_PAUSE_S = 0.2  # how long a row rests that somebody had locked
@@ -95,9 +95,7 @@ def write(
     Raises MovedError where the column is no longer what it was: its vectors have no place to go.
     """
     with conn.transaction():
-        # First, while nothing is held that whoever locks the table might want.
-        run(conn, "LOCK TABLE {table} IN ACCESS SHARE MODE", table=column.table.identifier)
-        require_unmoved(conn, column)
+        hold(conn, column)
         step = _Write(conn, column)
         step.stage(made)
         return step.settle(lease)
@@ -145,7 +143,7 @@ class _Write:
         return fates
 
     def _replace_chunks(self) -> None:
-        column = self.column
+        column = self.column.under(self.column.chunk_keys)
         values = [sql.SQL(f"m.key_{i}::{key.type}") for i, key in enumerate(column.keys, 1)]
         chunks = column.chunk_table
         self._run(DROP_CHUNKS, chunks=chunks, same=column.matches("c", "m", cast=True))
