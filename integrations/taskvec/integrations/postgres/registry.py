@@ -47,6 +47,9 @@ CREATE TABLE IF NOT EXISTS taskvec.columns (
     backfill_seen bigint NOT NULL DEFAULT 0,
     backfill_at timestamptz,
     backfill_done boolean NOT NULL DEFAULT false,
+    partitions jsonb NOT NULL DEFAULT '{{}}',  -- the files of those that chunks are of, by oid
+    swept boolean NOT NULL DEFAULT true,  -- of chunks without a row
+    swept_to text[],
     done bigint NOT NULL DEFAULT 0,
     failed bigint NOT NULL DEFAULT 0,
     last_done timestamptz,

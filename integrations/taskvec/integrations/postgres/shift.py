@@ -16,7 +16,7 @@ import psycopg
 from taskvec.core import Embedder
 from taskvec.core.errors import FingerprintError, StoreError
 from taskvec.core.registry import embedder_or_shared
-from taskvec.integrations.postgres import backfill, queue, registry, triggers
+from taskvec.integrations.postgres import backfill, queue, registry, sweeping, triggers
 from taskvec.integrations.postgres.encoding import Outcome, encode, halving, is_outage
 from taskvec.integrations.postgres.following import follow
 from taskvec.integrations.postgres.queue import Claimed
@@ -79,6 +79,7 @@ class Served:
     failed: int = 0
     seen: int = 0
     filled: bool = False
+    swept: bool = True
     slice: int = field(default_factory=lambda: backfill.SLICE)
     rests_until: float = 0.0
     since: float = field(default_factory=time.monotonic)
@@ -155,12 +156,12 @@ class Shift:
             raise StoreError(f"no columns with ids {sorted(missing)}: attached are {[*present]}")
 
     def step(self, one: Served) -> bool:
-        """One batch of a column, or a slice of its backfill. Returns whether there was any."""
+        """One batch of a column, or a slice of its backfill or sweep. Returns whether any was."""
         try:
             rows = self._claim(one)
             if rows:
                 self._handle(one, rows)
-            filled = len(rows) < self.options.batch and self._fill(one)
+            filled = len(rows) < self.options.batch and (self._fill(one) or self._sweep(one))
         except PASSING as error:
             LOG.info("%s is locked, trying again shortly: %s", one.column, error)
             one.rest(REST_S)
@@ -252,13 +253,19 @@ class Shift:
         self._tell(one)
         return state.moved
 
+    def _sweep(self, one: Served) -> bool:
+        if one.swept:
+            return False
+        one.swept, moved = sweeping.sweep(self.conn, one.column)
+        return moved
+
     def _ready(self) -> list[Served]:
         now = time.monotonic()
         return [one for one in self.served.values() if one.rests_until <= now]
 
     def _empty(self) -> bool:
         waiting = [queue.next_due_s(self.conn, one.column) for one in self.served.values()]
-        filled = all(one.filled for one in self.served.values())
+        filled = all(one.filled and one.swept for one in self.served.values())
         return filled and not any(due is not None for due in waiting)
 
     def _wait_s(self) -> float:
@@ -271,7 +278,7 @@ class Shift:
                 continue
             due = queue.next_due_s(self.conn, one.column)
             times += [] if due is None else [due]
-            times += [] if one.filled else [self._fill_pause_s()]
+            times += [] if one.filled and one.swept else [self._fill_pause_s()]
         return max(min(times), SHORTEST_WAIT_S)
 
     def _fill_pause_s(self) -> float:
@@ -291,6 +298,7 @@ class Shift:
     def _take_on(self, row: dict[str, Any]) -> None:
         before = self.served.get(row["id"])
         column = registry.load(self.conn, row)
+        sweeping.look(self.conn, column)
         if before is None:
             embedder = embedder_or_shared(self.options.embedder, self.options.model or row["model"])
             _check_fingerprint(column, embedder)
@@ -299,6 +307,7 @@ class Shift:
         else:
             before.column = column
         self._mend_triggers(column)
+        self.served[column.id].swept = False
         self.told.pop(column.id, None)
 
     def _mend_triggers(self, column: Column) -> None:

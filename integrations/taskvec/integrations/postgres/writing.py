@@ -71,6 +71,14 @@ UPDATE {queue} q SET lease = NULL, leased_until = NULL, attempts = greatest(q.at
     not_before = now() + make_interval(secs => CASE m.fate WHEN 'busy' THEN $2 ELSE 0 END)
 FROM {made} m JOIN held h USING (n) WHERE {same} AND q.lease = $1
 """
+# Those that are noted keep the file that they had: `sweeping.look` tells by it.
+PARTITIONS = """
+UPDATE taskvec.columns c SET partitions = f.files || c.partitions FROM (
+    SELECT jsonb_object_agg(r.oid::text, r.relfilenode::text) AS files FROM pg_class r
+    WHERE r.oid IN (SELECT d.tableoid FROM {made} m JOIN {table} d ON {same}
+                    WHERE m.fate = 'written')
+) f WHERE c.id = $1 AND f.files || c.partitions <> c.partitions
+"""
 COUNT = """
 UPDATE taskvec.columns SET done = done + $2, last_done = now() WHERE id = $1
 """
@@ -139,6 +147,8 @@ class _Write:
         self._run(RETURN, lease, BUSY_PAUSE_S, same=queued)
         found = self._run("SELECT fate, count(*) FROM {made} GROUP BY fate")
         fates = Counter(dict(found.fetchall()))
+        if column.chunks and column.table.partitioned:
+            self._run(PARTITIONS, column.id, same=own)
         run(self.conn, COUNT, column.id, fates["written"])
         return fates
 
