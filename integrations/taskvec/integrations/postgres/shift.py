@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, wait
 from contextlib import contextmanager
@@ -224,9 +225,17 @@ class Shift:
         """Write what was made; a row that the table refuses is found by halving."""
         if not outcome.results:
             return []
-        act = partial(_written, self.conn, one.column, lease=self.lease)
+        act = partial(
+            _written,
+            self.conn,
+            one.column,
+            lease=self.lease,
+            most_attempts=self.options.attempts,
+        )
         written = halving(outcome.results, act, outage=is_servers)
-        one.done += sum(written.results)
+        for fates in written.results:
+            one.done += fates["written"]
+            one.failed += fates["rewritten"]
         return [(made.row, error) for made, error in written.failed]
 
     def _moved(self, one: Served) -> bool:
@@ -352,10 +361,15 @@ def is_servers(error: BaseException) -> bool:
 
 
 def _written(
-    conn: psycopg.Connection[Any], column: Column, made: Sequence[Made], *, lease: UUID
-) -> list[int]:
+    conn: psycopg.Connection[Any],
+    column: Column,
+    made: Sequence[Made],
+    *,
+    lease: UUID,
+    most_attempts: int,
+) -> list[Counter[str]]:
     try:
-        return [write(conn, column, made, lease)["written"]]
+        return [write(conn, column, made, lease, most_attempts)]
     except StoreError as error:  # copy_rows' word for what the server says
         if isinstance(error.__cause__, BROKEN):
             raise error.__cause__ from None
