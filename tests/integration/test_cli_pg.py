@@ -178,6 +178,22 @@ def test_failures_are_shown_and_retried(
     assert one(db, "SELECT count(embedding) FROM docs") == 6
 
 
+def test_a_column_whose_table_is_gone_is_shown_and_detached_by_its_id(
+    pg: Told, db: psycopg.Connection[Any], checkpoint: Path
+) -> None:
+    attach(pg, checkpoint)
+    db.execute("DROP TABLE docs")
+    assert "; BROKEN, its table was dropped" in pg("status")
+    assert pg.json("status")[0]["problem"] == "its table was dropped"
+    assert pg.json("worker", "--until-empty") == []
+    assert pg.json("failures") == []
+    pg("detach", "--id", "1", "--column", "embedding", code=2)
+    assert "leave out --column and --chunks" in pg.err
+    assert pg.json("detach", "--id", "1") == [{"id": 1, "detached": True}]
+    assert "column 1: nothing was attached" in pg("detach", "--id", "1")
+    assert "nothing is attached" in pg("status")
+
+
 def test_quoted_names_and_columns_with_commas(
     pg: Told, db: psycopg.Connection[Any], checkpoint: Path
 ) -> None:
@@ -206,6 +222,8 @@ BAD_INPUT = {
     "blank query": ["search", " ", "--table", "docs"],
     "alter of nothing": ["alter", "--table", "docs", "--dim", "8"],
     "both ends": ["alter", "--table", "docs", "--swap", "--abandon"],
+    "detach of nothing": ["detach"],
+    "detach of both": ["detach", "--table", "docs", "--id", "1"],
     "no such first pass": ["index", "--table", "docs", "--first-pass", "65"],
     "no such id": ["worker", "--id", "7", "--until-empty"],
     "a wait of nothing": ["alter", "--table", "docs", "--swap", "--wait", "0"],

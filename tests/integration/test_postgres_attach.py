@@ -301,6 +301,7 @@ KEYS = {
     "uuid": ("id uuid PRIMARY KEY", "gen_random_uuid()", "gen_random_uuid()"),
     "text": ("id text PRIMARY KEY", "'a%s $1 {}'", "E'b\\'\"\\\\'"),
     "version": ("version int, lease text, PRIMARY KEY (version, lease)", "1, 'x'", "1, 'y'"),
+    "variables": ("known int, named text, PRIMARY KEY (known, named)", "1, 'x'", "1, 'y'"),
     "timestamp": ("at timestamptz PRIMARY KEY", "'infinity'", "'0044-03-15 BC'"),
     "numeric": ("n numeric(20, 5) PRIMARY KEY", "1.5", "'NaN'"),
     "enum": ("mood mood PRIMARY KEY", "'glad'", "'so so'"),

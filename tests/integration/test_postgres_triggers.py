@@ -1,5 +1,6 @@
 """What writes do to the queue of an attached column, on a real PostgreSQL."""
 
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -8,6 +9,8 @@ import psycopg
 import pytest
 
 from taskvec.integrations.postgres import attach
+from taskvec.integrations.postgres.registry import load, rows
+from taskvec.integrations.postgres.sweeping import look
 from tests.attached import assert_right, one, queued, until, work, working
 from tests.embedders import StubEmbedder
 
@@ -235,6 +238,86 @@ def test_partitions_written_directly_or_through_their_parent(
     assert one(db, pairs) == one(db, "SELECT count(*) FROM parted_chunks") == 9
     db.execute("TRUNCATE parted")
     assert one(db, "SELECT count(*) FROM parted_chunks") == queued(db, 2) == 0
+
+
+UNSEEN = {
+    "a new partition is truncated": ["TRUNCATE west"],
+    "a partition is dropped": ["DROP TABLE north"],
+    "a partition is detached": ["ALTER TABLE parted DETACH PARTITION south"],
+    "a new one is truncated and dropped": ["TRUNCATE west", "DROP TABLE west"],
+}
+
+
+@pytest.mark.parametrize("owner", [True, False])
+@pytest.mark.parametrize("unseen", UNSEEN)
+def test_no_chunk_is_left_of_rows_that_went_unseen_with_their_partition(
+    dsn: str, db: psycopg.Connection[Any], unseen: str, owner: bool
+) -> None:
+    db.execute(PARTED)
+    attach(dsn, "parted", source="text", chunks="parted_chunks", embedder=StubEmbedder())
+    theirs = dsn if owner else dsn.replace("postgres@", f"{helper(db)}@")
+    work(theirs)
+    with working(theirs):
+        db.execute("UPDATE parted SET text = 'changed'")
+        until(lambda: queued(db, 2) == 0, "the worker's first upkeep")
+        db.execute("CREATE TABLE west PARTITION OF parted FOR VALUES IN ('w')")
+        db.execute("INSERT INTO parted SELECT 'w', i, 'w' || i FROM generate_series(1, 9) i")
+        until(lambda: chunks_of(db, "parted")[-1:] and queued(db, 2) == 0, "the embedding")
+        for statement in UNSEEN[unseen]:
+            db.execute(statement)
+    assert one(db, ORPHANS) == 9
+    work(theirs)
+    assert one(db, ORPHANS) == queued(db, 2) == 0
+    assert_right(db, "parted")
+    left = one(db, "SELECT count(*) FROM parted")
+    assert one(db, "SELECT count(*) FROM parted_chunks") == left
+    assert one(db, "SELECT swept FROM taskvec.columns WHERE id = 2")
+
+
+ORPHANS = """
+SELECT count(*) FROM parted_chunks c
+WHERE NOT EXISTS (SELECT FROM parted p WHERE p.id = c.id AND p.region = c.region)
+"""
+
+
+def helper(db: psycopg.Connection[Any]) -> str:
+    """A role that may work and owns nothing."""
+    name = f"helper_{uuid.uuid4().hex}"
+    db.execute(f"CREATE ROLE {name} LOGIN; GRANT USAGE ON SCHEMA taskvec TO {name}")
+    db.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA taskvec TO {name}")
+    db.execute(f"GRANT ALL ON parted_chunks, docs_chunks TO {name}")
+    db.execute(f"GRANT SELECT, UPDATE (embedding) ON parted, docs TO {name}")
+    return name
+
+
+def test_a_sweep_goes_on_slice_by_slice(
+    dsn: str, db: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("taskvec.integrations.postgres.sweeping.SLICE", 2)
+    test_no_chunk_is_left_of_rows_that_went_unseen_with_their_partition(
+        dsn, db, "a partition is dropped", owner=True
+    )
+
+
+def test_a_partition_that_was_never_truncated_costs_no_sweep(
+    dsn: str, db: psycopg.Connection[Any]
+) -> None:
+    db.execute(PARTED)
+    attach(dsn, "parted", source="text", chunks="parted_chunks", embedder=StubEmbedder())
+    work(dsn)
+    db.execute("CREATE TABLE west PARTITION OF parted FOR VALUES IN ('w')")
+    db.execute("INSERT INTO parted VALUES ('w', 1, 'new')")
+    swept = "SELECT swept FROM taskvec.columns WHERE id = 2"
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        [row] = rows(conn, 2)
+        conn.execute("SET search_path = pg_catalog")
+        look(conn, load(conn, row))
+        assert one(conn, swept) is True
+        work(dsn)
+        assert one(conn, swept) is True
+        db.execute("TRUNCATE west")
+        look(conn, load(conn, row))
+        assert one(conn, swept) is False
 
 
 def test_concurrent_writers_of_the_same_rows_and_a_worker(

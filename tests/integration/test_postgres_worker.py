@@ -237,6 +237,84 @@ def test_a_row_that_its_table_refuses_is_the_only_one_to_fail(
     assert queued(db) == 1
 
 
+REWRITING = {
+    "before": "CREATE TRIGGER rewrite BEFORE UPDATE ON docs FOR EACH ROW"
+    " EXECUTE FUNCTION rewrite()",
+    "after": "CREATE TRIGGER rewrite AFTER UPDATE OF embedding ON docs FOR EACH ROW"
+    " EXECUTE FUNCTION rewrite_after()",
+    "deferred": "CREATE CONSTRAINT TRIGGER rewrite AFTER UPDATE OF embedding ON docs DEFERRABLE"
+    " INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION rewrite_after()",
+}
+REWRITE = """
+CREATE FUNCTION rewrite() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+  NEW.text := {text}; RETURN NEW; END $$;
+CREATE FUNCTION rewrite_after() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+  UPDATE docs SET text = {text} WHERE id = NEW.id; RETURN NULL; END $$;
+"""
+
+
+@pytest.mark.parametrize("when", REWRITING)
+def test_a_trigger_that_rewrites_a_source_at_every_write_ends_in_a_parked_row(
+    dsn: str, db: psycopg.Connection[Any], when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("taskvec.integrations.postgres.queue.FIRST_RETRY_S", 0.02)
+    db.execute(REWRITE.format(text="NEW.text || '.'"))
+    db.execute(REWRITING[when])
+    work(dsn)  # which makes the triggers watch for it
+    db.execute("UPDATE docs SET text = 'x' WHERE id = 1")
+    stub = StubEmbedder()
+    work(dsn, stub, attempts=3)
+    first = "x." if when == "before" else "x"
+    assert [call[0] for call in stub.calls[::2]] == [first, f"{first}.", f"{first}.."]
+    [failure] = failures(dsn)
+    assert (failure.key, failure.attempts, failure.parked) == ({"id": "1"}, 3, True)
+    assert 'RewrittenError: a trigger of "public"."docs" gave the row another text' in failure.error
+    assert one(db, "SELECT failed FROM taskvec.columns") == 3
+    db.execute("DROP TRIGGER rewrite ON docs")
+    assert retry(dsn) == 1
+    work(dsn)
+    assert_right(db)
+    assert chunk_texts(db)[0] == f"{first}..."
+
+
+def test_a_users_trigger_finds_its_tables_when_a_vector_is_written(
+    dsn: str, db: psycopg.Connection[Any]
+) -> None:
+    db.execute(
+        "CREATE TABLE seen (id int); CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN INSERT INTO seen VALUES (NEW.id); RETURN NULL; END $$"
+    )
+    db.execute(
+        "CREATE TRIGGER note AFTER UPDATE OF embedding ON docs FOR EACH ROW"
+        " EXECUTE FUNCTION note();"
+        "CREATE CONSTRAINT TRIGGER late AFTER UPDATE OF embedding ON docs DEFERRABLE"
+        " INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION note()"
+    )
+    db.execute("UPDATE docs SET text = 'new' WHERE id = 1")
+    work(dsn, attempts=1)
+    assert failures(dsn) == []
+    assert db.execute("SELECT id FROM seen").fetchall() == [(1,), (1,)]
+
+
+def test_a_trigger_that_normalises_a_source_is_followed_to_its_end(
+    dsn: str, db: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("taskvec.integrations.postgres.queue.FIRST_RETRY_S", 0.02)
+    db.execute("CREATE TABLE more (id int PRIMARY KEY, text text)")
+    db.execute("INSERT INTO more SELECT i, 'Text ' || i FROM generate_series(1, 9) i")
+    db.execute(REWRITE.format(text="lower(NEW.text)"))
+    db.execute(REWRITING["before"].replace("docs", "more"))
+    attach(dsn, "more", source="text", embedder=StubEmbedder())
+    stub = StubEmbedder()
+    work(dsn, stub)
+    assert_right(db, "more")
+    assert queued(db, 2) == 0
+    assert failures(dsn) == []
+    assert sorted(stub.encoded) == sorted(
+        f"{word} {i}" for i in range(1, 10) for word in ("Text", "text")
+    )
+
+
 def test_an_encoder_that_takes_no_work_is_no_rows_fault(
     dsn: str, db: psycopg.Connection[Any]
 ) -> None:

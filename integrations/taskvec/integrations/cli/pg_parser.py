@@ -15,6 +15,7 @@ Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 
 DSN_VARIABLES = ("TASKVEC_PG_DSN", "PGDSN")
 DSN_HELP = f"the server, as postgresql://… (default: what {' or '.join(DSN_VARIABLES)} says)"
+TABLE_HELP = "as SQL writes it, such as app.docs"
 FIRST_PASSES = ("64", "128", "256", "binary")
 NO_TASK = "none"
 WAIT_S = 30.0
@@ -50,7 +51,7 @@ def _add_attach(actions: Commands) -> None:
         "let a column hold the vectors of its table's texts from now on",
         "The same command again changes nothing.",
     )
-    parser.add_argument("--table", required=True, help="as SQL writes it, such as app.docs")
+    parser.add_argument("--table", required=True, help=TABLE_HELP)
     parser.add_argument(
         "--source",
         required=True,
@@ -83,14 +84,19 @@ def _task_help(whose: str) -> str:
 
 def _add_detach(actions: Commands) -> None:
     parser = _action(actions, "detach", "stop keeping a column up to date")
-    _add_which(parser, column="(default: embedding, or none with --chunks)")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--table", help=TABLE_HELP)
+    which.add_argument("--id", type=positive, help="the column's id, as status has it")
+    _add_place(parser, column="(default: embedding, or none with --chunks)")
     parser.add_argument("--drop", action="store_true", help="drop the column and its chunks too")
 
 
-def _add_which(
-    parser: Parser, *, column: str = "needed where the table has several attached"
-) -> None:
-    parser.add_argument("--table", required=True, help="as SQL writes it, such as app.docs")
+def _add_which(parser: Parser) -> None:
+    parser.add_argument("--table", required=True, help=TABLE_HELP)
+    _add_place(parser, column="needed where the table has several attached")
+
+
+def _add_place(parser: Parser, *, column: str) -> None:
     parser.add_argument("--column", help=column)
     parser.add_argument("--chunks", metavar="TABLE", help="the chunk table that is meant")
 

@@ -13,6 +13,7 @@ from taskvec.core.registry import embedder_or_shared
 from taskvec.integrations.postgres import registry, triggers
 from taskvec.integrations.postgres.choosing import choose, successor
 from taskvec.integrations.postgres.chunks import create_chunks
+from taskvec.integrations.postgres.following import follow, numbers
 from taskvec.integrations.postgres.grants import copy_column_grants, copy_table_grants
 from taskvec.integrations.postgres.queue import create_queue
 from taskvec.integrations.postgres.registry import Column, fixed_path
@@ -34,10 +35,10 @@ SAME: Final = Same.SAME
 NEXT_ID = "SELECT nextval(pg_catalog.pg_get_serial_sequence('taskvec.columns', 'id'))"
 # What is not asked for is as it is in the column that is succeeded.
 INSERT = """
-INSERT INTO taskvec.columns (id, relation, embedding, sources, keys, condition, watched, chunks,
-  chunk_characters, model, task, query_task, dim, type, index, fingerprint, query_fingerprint,
-  replace_existing, state, successor_of, succeeds)
-SELECT $2, relation, $3, sources, keys, condition, watched, to_regclass($4),
+INSERT INTO taskvec.columns (id, relation, numbered, numbers, embedding, sources, keys, condition,
+  watched, chunks, chunk_characters, model, task, query_task, dim, type, index, fingerprint,
+  query_fingerprint, replace_existing, state, successor_of, succeeds)
+SELECT $2, relation, relation, {numbers}, $3, sources, keys, condition, watched, to_regclass($4),
   $5, $6, $7, $8, $9, $10, index, $11, $12, false, 'building', id, succeeds || id
 FROM taskvec.columns WHERE id = $1
 """
@@ -173,6 +174,7 @@ def _begin(conn: psycopg.Connection[Any], live: Column, wanted: Column) -> Alter
     run(conn, "SELECT pg_advisory_xact_lock($1)", registry.LOCK_KEY)
     registry.require_unmoved(conn, live)
     with fixed_path(conn):
+        follow(conn)
         present = successor(conn, live)
         if present is not None:
             return _same_or_refused(registry.load(conn, present), wanted)
@@ -191,6 +193,7 @@ def _same_or_refused(present: Column, wanted: Column) -> Altered:
         table=present.table,
         embedding=present.embedding,
         chunks=present.chunks,
+        chunk_keys=present.chunk_keys,
         replace_existing=present.replace_existing,
     )
     if asked == present:
@@ -211,6 +214,7 @@ def _register(conn: psycopg.Connection[Any], live: Column, wanted: Column) -> Co
         id=new_id,
         embedding=name if live.embedding is not None else None,
         chunks=chunks,
+        chunk_keys=tuple(key.name for key in live.keys) if chunks else (),
         replace_existing=False,
     )
     _add_column(conn, live, new)
@@ -221,6 +225,7 @@ def _register(conn: psycopg.Connection[Any], live: Column, wanted: Column) -> Co
         conn, INSERT, live.id, new.id, new.embedding,
         new.chunk_table.as_string(conn) if chunks else None, new.chunk_characters, new.model,
         new.task, new.query_task, new.dim, new.type, new.fingerprint, new.query_fingerprint,
+        numbers=numbers("relation"),
     )  # fmt: skip
     return new
 

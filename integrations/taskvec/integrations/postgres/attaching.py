@@ -8,11 +8,12 @@ import psycopg
 from psycopg import sql
 
 from taskvec.core import Embedder
-from taskvec.core.errors import SchemaError, StoreError
+from taskvec.core.errors import InputError, SchemaError, StoreError
 from taskvec.core.registry import embedder_or_shared
 from taskvec.integrations.postgres import registry, triggers
 from taskvec.integrations.postgres.chunks import CHUNK_COLUMNS, create_chunks
 from taskvec.integrations.postgres.conditions import Condition, read_condition
+from taskvec.integrations.postgres.following import follow, numbers
 from taskvec.integrations.postgres.monitoring import ensure_view
 from taskvec.integrations.postgres.names import Table, find_table, read_table, vector_schema
 from taskvec.integrations.postgres.queue import create_queue
@@ -22,11 +23,11 @@ from taskvec.integrations.postgres.wishes import Wish, check_model
 
 DEFAULT_CHUNK_CHARACTERS = 800
 INSERT = """
-INSERT INTO taskvec.columns (relation, embedding, sources, keys, condition, watched, chunks,
-  chunk_characters, model, task, query_task, dim, type, index, fingerprint, query_fingerprint,
-  replace_existing)
-VALUES ($1::oid::regclass, $2, $3, $4, $5, $6, to_regclass($7), $8, $9, $10, $11, $12, $13, $14,
-  $15, $16, $17)
+INSERT INTO taskvec.columns (relation, numbered, numbers, embedding, sources, keys, condition,
+  watched, chunks, chunk_characters, model, task, query_task, dim, type, index, fingerprint,
+  query_fingerprint, replace_existing)
+VALUES ($1::oid::regclass, $1, {numbers}, $2, $3, $4, $5, $6, to_regclass($7), $8, $9, $10, $11,
+  $12, $13, $14, $15, $16, $17)
 """
 HAS_INDEX = """
 SELECT EXISTS (SELECT FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
@@ -118,41 +119,55 @@ def attach(
 
 def detach(
     dsn: str | psycopg.Connection[Any],
-    table: str,
+    table: str | None = None,
     *,
     column: str | None = "embedding",
     chunks: str | None = None,
+    id: int | None = None,  # noqa: A002 - what `attach` and `status` call it
     drop: bool = False,
 ) -> bool:
     """Stop keeping a column up to date: its triggers, its queue and its registration go.
 
     column, chunks: as they were attached; with column=None, chunks says which.
+    id: of a column in place of all these, also of one whose table is gone.
     drop: drop the column and the chunk table as well. Returns False where nothing was attached.
     """
+    if (table is None) == (id is None):
+        raise InputError(f"table {table!r} and id {id!r}: give one of them")
     with connected(dsn) as conn, conn.transaction():
         run(conn, "SELECT pg_advisory_xact_lock($1)", registry.LOCK_KEY)
-        oid = find_table(conn, table)
-        chunk_name = _chunk_name(conn, chunks)
+        if table is not None:
+            id = _attached_id(conn, table, column, chunks)  # noqa: A001
         with fixed_path(conn):
-            row = _find(conn, oid, column, chunk_name)
-            if row is not None:
+            found = [] if id is None else registry.rows(conn, id)
+            for row in found:
                 _detach(conn, row, drop=drop)
-            return row is not None
+            return bool(found)
+
+
+def _attached_id(
+    conn: psycopg.Connection[Any], table: str, column: str | None, chunks: str | None
+) -> int | None:
+    row = _find(conn, find_table(conn, table), column, _chunk_name(conn, chunks))
+    return row["id"] if row else None
 
 
 def _attach(conn: psycopg.Connection[Any], table: str, wish: Wish, where: str | None) -> Attached:
     run(conn, "SELECT pg_advisory_xact_lock($1)", registry.LOCK_KEY)
     oid = find_table(conn, table)
-    condition = read_condition(conn, read_table(conn, oid), where) if where else None
+    facts = read_table(conn, oid)
+    facts.require_key()
+    condition = read_condition(conn, facts, where) if where else None
     chunks = _chunk_name(conn, wish.chunks)
     with fixed_path(conn):
         vector_schema(conn)
         registry.create_schema(conn)
         ensure_view(conn)
+        follow(conn)
         present = _find(conn, oid, wish.embedding, chunks)
         if present:
-            _refuse_other(present, wish, condition, chunks)
             column = registry.load(conn, present)
+            _refuse_other(present, wish, condition, chunks)
         else:
             facts = read_table(conn, oid)
             _prepare(conn, facts, wish, chunks)
@@ -192,7 +207,7 @@ def _register(
         condition.text if condition else None, list(dict.fromkeys([*wish.sources, *keys, *read])),
         sql.Identifier(*chunks).as_string(None) if chunks else None, wish.chunk_characters,
         wish.model, wish.task, wish.query_task, wish.dim, wish.type, wish.index, wish.fingerprint,
-        wish.query_fingerprint, replace,
+        wish.query_fingerprint, replace, numbers=numbers("$1"),
     )  # fmt: skip
     row = _find(conn, table.oid, wish.embedding, chunks)
     if row is None:
@@ -296,6 +311,7 @@ def _has_index(conn: psycopg.Connection[Any], oid: int, column: str) -> bool:
 
 
 def _detach(conn: psycopg.Connection[Any], row: dict[str, Any], *, drop: bool) -> None:
+    """Remove what there is of a column; of a broken one that may be less than was made."""
     for other in registry.rows(conn):
         if other["successor_of"] == row["id"]:
             _detach(conn, other, drop=True)
@@ -305,7 +321,7 @@ def _detach(conn: psycopg.Connection[Any], row: dict[str, Any], *, drop: bool) -
     if drop and row["chunk_table"]:
         chunks = sql.Identifier(row["chunk_schema"], row["chunk_table"])
         run(conn, "DROP TABLE {chunks}", chunks=chunks)
-    if drop and row["embedding"]:
+    if drop and row["embedding"] and row["table"]:
         table = read_table(conn, row["oid"])
         table.require_owner(f"drop column {row['embedding']!r}")
         statement = "ALTER TABLE {table} DROP COLUMN IF EXISTS {column}"

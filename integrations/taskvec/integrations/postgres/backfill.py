@@ -6,8 +6,8 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from taskvec.integrations.postgres.registry import LOCK_KEY, Column
-from taskvec.integrations.postgres.statements import AND, COMMA, OR, fill, name, run
+from taskvec.integrations.postgres.registry import LOCK_KEY, Column, hold
+from taskvec.integrations.postgres.statements import COMMA, OR, fill, name, run
 
 SLICE = 2_000
 
@@ -19,7 +19,8 @@ FROM taskvec.columns WHERE id = $1
 # The table is read once, in the order of its key; a writer's queue row is left as it is.
 ENQUEUE = """
 WITH slice AS (
-    SELECT {aliased}, {stale} AS stale FROM {table} d WHERE {after} ORDER BY {own} LIMIT {limit}
+    SELECT {aliased}, {stale} AS stale FROM {table} d WHERE {among} AND {after}
+    ORDER BY {own} LIMIT {limit}
 ), put AS (
     INSERT INTO {queue} ({plain}, priority) SELECT {plain}, 1 FROM slice WHERE stale
     ON CONFLICT DO NOTHING
@@ -56,12 +57,14 @@ def advance(
     """Queue the next slice of a column's rows, unless another worker is at it.
 
     rate: rows a second over all workers, or None for no limit. Raises LockNotAvailable where a
-    writer holds a queue row: ask again with a smaller limit.
+    writer holds a queue row: ask again with a smaller limit. Raises MovedError where the column is
+    no longer what it was.
     """
     with conn.transaction():
-        mine = run(conn, "SELECT pg_try_advisory_xact_lock($1, $2)", LOCK_KEY, column.id).fetchone()
+        hold(conn, column)
+        mine = alone(conn, column)
         done, after, seen, age_s = run(conn, STATE, column.id).fetchone() or (True, None, 0, None)
-        if done or not (mine and mine[0]):
+        if done or not mine:
             return Backfill(done, seen)
         if rate is not None:
             limit = min(limit, max(1, int(rate)))
@@ -70,23 +73,41 @@ def advance(
         return _advance(conn, column, after, seen, limit)
 
 
+def alone(conn: psycopg.Connection[Any], column: Column) -> bool:
+    """Whether no other worker is filling a column's queue, and none will until the commit."""
+    row = run(conn, "SELECT pg_try_advisory_xact_lock($1, $2)", LOCK_KEY, column.id).fetchone()
+    return bool(row and row[0])
+
+
 def estimate(conn: psycopg.Connection[Any], column: Column) -> int:
     """About how many rows the table has; 0 where it was never analyzed."""
     row = run(conn, ESTIMATE, column.table.oid).fetchone()
     return int(row[0]) if row else 0
 
 
-def _advance(
-    conn: psycopg.Connection[Any], column: Column, after: list[str] | None, seen: int, limit: int
-) -> Backfill:
+def enqueue(
+    conn: psycopg.Connection[Any],
+    column: Column,
+    *,
+    table: sql.Composable,
+    stale: sql.Composable,
+    among: sql.Composable,
+    after: list[str] | None,
+    limit: int,
+) -> tuple[int, list[str] | None]:
+    """Queue the keys of the next rows that are stale. Returns how many were seen, and the last key.
+
+    column: with the key's names in this table. stale, among: conditions over its rows, called d.
+    """
     keys = range(1, len(column.keys) + 1)
     row = run(
         conn,
         ENQUEUE,
         *([after] if after else []),
         aliased=column.aliased(),
-        stale=_stale(column),
-        table=column.table.identifier,
+        stale=stale,
+        table=table,
+        among=among,
         after=column.after() if after else sql.SQL("true"),
         own=column.own(),
         limit=sql.Literal(limit),
@@ -95,7 +116,16 @@ def _advance(
         texts=COMMA.join([sql.SQL(f"key_{i}::text") for i in keys]),
         reversed=COMMA.join([sql.SQL(f"key_{i} DESC") for i in keys]),
     ).fetchone()
-    count, last = row or (0, None)
+    return row or (0, None)
+
+
+def _advance(
+    conn: psycopg.Connection[Any], column: Column, after: list[str] | None, seen: int, limit: int
+) -> Backfill:
+    table, stale, among = column.table.identifier, _stale(column), sql.SQL("true")
+    count, last = enqueue(
+        conn, column, table=table, stale=stale, among=among, after=after, limit=limit
+    )
     run(conn, ADVANCE, column.id, last, count, count < limit)
     return Backfill(count < limit, seen + count, moved=True)
 
@@ -107,10 +137,7 @@ def _stale(column: Column) -> sql.Composed:
     if column.embedding and column.replace_existing:
         return fill("(NOT {empty} OR {text})", empty=lacking[0], text=text)
     if column.chunks:
-        pairs = [
-            sql.SQL(" ").join([name(key.name, "c"), key.operator("="), name(key.name, "d")])
-            for key in column.keys
-        ]
         no_chunk = "NOT EXISTS (SELECT FROM {chunks} c WHERE {same})"
-        lacking.append(fill(no_chunk, chunks=column.chunk_table, same=AND.join(pairs)))
+        same = column.of_row("c", "d")
+        lacking.append(fill(no_chunk, chunks=column.chunk_table, same=same))
     return fill("({text} AND ({lacking}))", text=text, lacking=OR.join(lacking))

@@ -1,5 +1,7 @@
 """Rows that could not be encoded: what they are, and how they are tried again."""
 
+import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -9,9 +11,10 @@ from psycopg import sql
 
 from taskvec.integrations.postgres import registry
 from taskvec.integrations.postgres.queue import ALONE_AFTER
-from taskvec.integrations.postgres.registry import Column, fixed_path
+from taskvec.integrations.postgres.registry import BrokenError, Column, fixed_path
 from taskvec.integrations.postgres.statements import connected, run
 
+LOG = logging.getLogger("taskvec.postgres")
 LIST = """
 SELECT to_jsonb(ARRAY[{texts}]), attempts + lost, error, parked, enqueued_at, not_before
 FROM {queue} WHERE error IS NOT NULL ORDER BY parked DESC, enqueued_at, {plain} LIMIT $1
@@ -70,7 +73,16 @@ def retry(
 
 def _columns(conn: psycopg.Connection[Any], chosen: list[int] | None) -> list[Column]:
     with fixed_path(conn):
-        return [registry.load(conn, row) for row in registry.meant(registry.rows(conn), chosen)]
+        return list(_served(conn, chosen))
+
+
+def _served(conn: psycopg.Connection[Any], chosen: list[int] | None) -> Iterator[Column]:
+    """The columns that are chosen, but for those that are broken; of these the log is told."""
+    for row in registry.meant(registry.rows(conn), chosen):
+        try:
+            yield registry.load(conn, row)
+        except BrokenError as error:
+            LOG.warning("column %s is left alone: %s", row["id"], error)
 
 
 def _list(conn: psycopg.Connection[Any], column: Column, limit: int) -> list[Failure]:

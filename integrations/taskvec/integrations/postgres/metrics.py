@@ -26,6 +26,11 @@ GAUGES: tuple[tuple[str, str, Callable[[Status], float]], ...] = (
     ("taskvec_queue_leased_rows", "Rows that a worker has in hand", lambda s: s.leased),
     ("taskvec_queue_retrying_rows", "Rows that failed and wait", lambda s: s.retrying),
     ("taskvec_queue_parked_rows", "Rows that are tried no more", lambda s: s.parked),
+    (
+        "taskvec_column_broken",
+        "Whether no worker serves it any more",
+        lambda s: s.problem is not None,
+    ),
     ("taskvec_queue_lag_seconds", "How long the oldest row waits", lambda s: s.lag_s),
 )
 COUNTERS: tuple[tuple[str, str, Callable[[Status], float]], ...] = (

@@ -20,7 +20,7 @@ from taskvec.integrations.postgres import registry
 from taskvec.integrations.postgres.registry import Column, fixed_path
 from taskvec.integrations.postgres.statements import connected, fill, name, run
 
-VERSION = "taskvec 1"  # of the view's columns, kept as its comment
+VERSION = "taskvec 2"  # of the view's columns, kept as its comment
 PRESENT = "SELECT obj_description(to_regclass('taskvec.status'), 'pg_class')"
 # Whoever may read the view sees figures of the queues, and nothing of what is in them.
 CREATE = """
@@ -48,26 +48,27 @@ SELECT f.*, least(greatest(f.rows - f.waiting, 0), f.rows) AS embedded,
        ELSE least(round(greatest(100.0 * (f.rows - f.waiting), 0.0) / f.rows, 2), 99.99)
   END::float8 AS coverage
 FROM (
-  SELECT c.id, c.relation::text AS "table", c.embedding AS "column", c.chunks::text AS chunks,
-    c.state, c.successor_of, c.succeeds, c.model, c.task, c.query_task, c.dim, c.type,
-    c.fingerprint, c.query_fingerprint, t.rows, c.backfill_done, q.queued, q.filling, q.leased,
+  SELECT c.id, c.relation::text AS "table",
+    coalesce(p.names ->> c.embedding, c.embedding) AS "column", c.chunks::text AS chunks,
+    c.state, b.problem, c.successor_of, c.succeeds, c.model, c.task, c.query_task, c.dim, c.type,
+    c.fingerprint, c.query_fingerprint, e.rows, c.backfill_done, q.queued, q.filling, q.leased,
     q.retrying, q.parked, q.lag_s, c.done, c.failed, c.last_done, c.last_failed, c.created_at,
     q.queued + q.parked
-      + CASE WHEN c.backfill_done THEN 0 ELSE greatest(t.rows - c.backfill_seen, 0) END AS waiting
-  FROM taskvec.columns c CROSS JOIN LATERAL taskvec.queue_figures(c.id) q
+      + CASE WHEN c.backfill_done THEN 0 ELSE greatest(e.rows - c.backfill_seen, 0) END AS waiting
+  FROM taskvec.columns c {standing} CROSS JOIN LATERAL taskvec.queue_figures(c.id) q
   CROSS JOIN LATERAL (
-    SELECT coalesce(sum(coalesce(nullif(pg_stat_get_live_tuples(r.oid), 0),
-        greatest(r.reltuples, 0)::bigint)), 0)::bigint AS rows
-    FROM pg_class r WHERE r.relkind = 'r' AND (r.oid = c.relation
-      OR r.oid IN (SELECT p.relid FROM pg_partition_tree(c.relation) p))
-  ) t
+    SELECT coalesce(sum(coalesce(nullif(pg_stat_get_live_tuples(x.oid), 0),
+        greatest(x.reltuples, 0)::bigint)), 0)::bigint AS rows
+    FROM pg_class x WHERE x.relkind = 'r' AND (x.oid = c.relation
+      OR x.oid IN (SELECT p.relid FROM pg_partition_tree(c.relation) p))
+  ) e
 ) f;
 COMMENT ON VIEW taskvec.status IS {version}
 """
 READ = """
-SELECT id, "table", "column", chunks, state, successor_of, model, task, query_task, dim, type,
-  fingerprint, query_fingerprint, rows, embedded, coverage, backfill_done, queued, leased, retrying,
-  parked, lag_s, done, failed, last_done, last_failed, created_at
+SELECT id, "table", "column", chunks, state, problem, successor_of, model, task, query_task, dim,
+  type, fingerprint, query_fingerprint, rows, embedded, coverage, backfill_done, queued, leased,
+  retrying, parked, lag_s, done, failed, last_done, last_failed, created_at
 FROM taskvec.status WHERE $1::integer[] IS NULL OR id = ANY($1) OR succeeds && $1
 ORDER BY id
 """
@@ -86,6 +87,7 @@ class Status:
     Estimates, unless `exact`: then embedded counts the rows with a text and its own vector, and
     coverage is of the rows that have a text. queued, leased, retrying: rows that wait, that a
     worker has in hand, that failed and are tried again. parked: rows that are tried no more.
+    problem: why no worker serves the column any more; None where it is well.
     lag_s: how long the oldest row waits. done, failed: since the column was attached.
     rate: rows embedded a second, where a time to measure it over was given.
     """
@@ -95,6 +97,7 @@ class Status:
     column: str | None
     chunks: str | None
     state: str
+    problem: str | None
     successor_of: int | None
     model: str
     task: str | None
@@ -138,7 +141,7 @@ def status(
     """How columns stand. Cheap enough to ask for every few seconds, unless exact.
 
     columns: ids that `attach` returned, which mean their successors as well; None is all.
-    exact: count the rows of the tables, which reads them once.
+    exact: count the rows of the tables, which reads them once; of broken columns none are.
     over_s: measure the rates, which takes so long.
     Raises SchemaError without the privilege to read the schema, StoreError for the server's errors.
     """
@@ -160,7 +163,8 @@ def ensure_view(conn: psycopg.Connection[Any]) -> None:
         return
     with conn.transaction():
         run(conn, "SELECT pg_advisory_xact_lock($1)", registry.LOCK_KEY)
-        run(conn, CREATE, version=sql.Literal(VERSION))
+        standing = sql.SQL(registry.STANDING)
+        run(conn, CREATE, version=sql.Literal(VERSION), standing=standing)
 
 
 def _read(conn: psycopg.Connection[Any], columns: Sequence[int] | None) -> list[Status]:
@@ -189,8 +193,12 @@ def _rated(first: Iterable[Status], second: Iterable[Status], elapsed_s: float) 
 
 def _counted(conn: psycopg.Connection[Any], found: Iterable[Status]) -> list[Status]:
     with conn.transaction(), fixed_path(conn):
-        columns = {row["id"]: registry.load(conn, row) for row in registry.rows(conn)}
-        return [_count(conn, columns[one.id], one) for one in found if one.id in columns]
+        rows = {row["id"]: row for row in registry.rows(conn)}
+        return [
+            _count(conn, registry.load(conn, rows[one.id]), one) if one.problem is None else one
+            for one in found
+            if one.id in rows
+        ]
 
 
 def _count(conn: psycopg.Connection[Any], column: Column, one: Status) -> Status:
@@ -213,9 +221,5 @@ def _made(column: Column) -> sql.Composed:
     """Whether a row has what is to be made of it, stale or not."""
     if column.embedding is not None:
         return fill("{column} IS NOT NULL", column=name(column.embedding, "d"))
-    pairs = [
-        sql.SQL(" ").join([name(key.name, "c"), key.operator("="), name(key.name, "d")])
-        for key in column.keys
-    ]
-    same = sql.SQL(" AND ").join(pairs)
-    return fill("EXISTS (SELECT FROM {c} c WHERE {same})", c=column.chunk_table, same=same)
+    text = "EXISTS (SELECT FROM {c} c WHERE {same})"
+    return fill(text, c=column.chunk_table, same=column.of_row("c", "d"))

@@ -93,6 +93,14 @@ class Table:
         if not self.owned:
             raise SchemaError(f"no privilege to {act}: only the owner of {self} may")
 
+    def require_key(self) -> None:
+        """Raise SchemaError unless there is a primary key."""
+        if not self.keys:
+            raise SchemaError(
+                f"{self} has no primary key: a row needs one to be found again; "
+                f"ALTER TABLE {self} ADD PRIMARY KEY (…)"
+            )
+
     def require(self, columns: Sequence[str], use: str) -> None:
         """Raise SchemaError unless all columns exist."""
         if missing := [column for column in columns if column not in self.fields]:
@@ -122,20 +130,14 @@ def find_table(conn: psycopg.Connection[Any], table: str) -> int:
 
 
 def read_table(conn: psycopg.Connection[Any], oid: int) -> Table:
-    """The facts of a table. Raises SchemaError where it has no primary key."""
+    """The facts of a table. Raises SchemaError where it is gone."""
     found = run(conn, FIND, oid, which=sql.SQL("$1::oid")).fetchone()
     if found is None:
         raise SchemaError(f"the table with oid {oid} is gone")
     _, schema, name, kind, _, _, _, owned, _ = found
     fields = {row[0]: Field(*row) for row in run(conn, COLUMNS, oid)}
     keys = tuple(Key(*row) for row in run(conn, KEYS, oid))
-    table = Table(oid, schema, name, kind == "p", owned, fields, keys)
-    if not keys:
-        raise SchemaError(
-            f"{table} has no primary key: a row needs one to be found again; "
-            f"ALTER TABLE {table} ADD PRIMARY KEY (…)"
-        )
-    return table
+    return Table(oid, schema, name, kind == "p", owned, fields, keys)
 
 
 def vector_schema(conn: psycopg.Connection[Any]) -> str:

@@ -10,7 +10,7 @@ from uuid import UUID
 import psycopg
 from psycopg import sql
 
-from taskvec.integrations.postgres.registry import Column
+from taskvec.integrations.postgres.registry import Column, hold
 from taskvec.integrations.postgres.statements import COMMA, each, fill, name, run
 
 FIRST_RETRY_S, LONGEST_RETRY_S = 1.0, 3600.0
@@ -122,10 +122,10 @@ def claim(
     """Take a lease on rows that are due, writes before backfill, and read what they say now.
 
     A suspect row comes alone.
+    Raises MovedError where the column is no longer what it was.
     """
     with conn.transaction():
-        # First of all, and holding nothing: whoever has locked the table may want the queue next.
-        run(conn, "LOCK TABLE {table} IN ACCESS SHARE MODE", table=column.table.identifier)
+        hold(conn, column)
         taken = run(
             conn,
             CLAIM,

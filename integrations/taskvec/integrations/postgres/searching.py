@@ -205,8 +205,9 @@ class _Search:
 
     def _fields(self) -> list[str]:
         column = self.vectors.column
-        keys = [key.name for key in column.keys]
-        return list(dict.fromkeys([*keys, *(CHUNK_FIELDS if self.chunked else column.sources)]))
+        if self.chunked:
+            return [*column.chunk_keys, *CHUNK_FIELDS]
+        return list(dict.fromkeys([*[key.name for key in column.keys], *column.sources]))
 
     def _rough(self, vector: sql.Composed, query: sql.Composed) -> sql.Composed:
         first_pass, vectors = self.asked.first_pass, self.vectors
@@ -224,14 +225,8 @@ class _Search:
         where, column = sql.SQL(self.asked.where), self.vectors.column
         if not self.chunked:
             return AND.join([present, fill(OF_ROW, where=where)])
-        pairs = [
-            sql.SQL(" ").join([name(key.name, "d"), key.operator("="), name(key.name, "s")])
-            for key in column.keys
-        ]
-        table = column.table.identifier
-        return AND.join(
-            [present, fill(OF_DOCUMENT, table=table, same=AND.join(pairs), where=where)]
-        )
+        table, same = column.table.identifier, column.of_row("s", "d")
+        return AND.join([present, fill(OF_DOCUMENT, table=table, same=same, where=where)])
 
     def _plan(self, statement: sql.Composed, values: list[object]) -> str:
         cursor = psycopg.RawCursor(self.conn)

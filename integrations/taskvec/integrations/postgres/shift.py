@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, wait
 from contextlib import contextmanager, suppress
@@ -16,10 +17,11 @@ import psycopg
 from taskvec.core import Embedder
 from taskvec.core.errors import FingerprintError, StoreError
 from taskvec.core.registry import embedder_or_shared
-from taskvec.integrations.postgres import backfill, queue, registry, triggers
+from taskvec.integrations.postgres import backfill, queue, registry, sweeping, triggers
 from taskvec.integrations.postgres.encoding import Outcome, encode, halving, is_outage
+from taskvec.integrations.postgres.following import follow
 from taskvec.integrations.postgres.queue import Claimed
-from taskvec.integrations.postgres.registry import Column, MovedError
+from taskvec.integrations.postgres.registry import BrokenError, Column, MovedError
 from taskvec.integrations.postgres.waking import Waker
 from taskvec.integrations.postgres.writing import BUSY_PAUSE_S, Made, write
 
@@ -79,6 +81,7 @@ class Served:
     failed: int = 0
     seen: int = 0
     filled: bool = False
+    swept: bool = True
     slice: int = field(default_factory=lambda: backfill.SLICE)
     rests_until: float = 0.0
     since: float = field(default_factory=time.monotonic)
@@ -101,8 +104,9 @@ class Served:
 class Shift:
     """The work of one worker over one pair of connections.
 
-    served outlives the shift: it is what the worker knows of its columns. known: the ids of all
-    columns when the registry was last read. heard: whether there was a notification since.
+    served and told outlive the shift: what the worker knows of its columns, and what it has said of
+    those that it leaves alone. known: the ids of all columns when the registry was last read.
+    heard: whether there was a notification since.
     """
 
     options: Options
@@ -113,6 +117,7 @@ class Shift:
     stopping: threading.Event
     waker: Waker
     served: dict[int, Served]
+    told: dict[int, str]
     known: frozenset[int] = frozenset()
     heard: bool = False
     next_upkeep: float = 0.0
@@ -144,10 +149,12 @@ class Shift:
     def upkeep(self, *, strict: bool) -> None:
         """Read the registry, take on new columns, and see that the triggers still fit.
 
-        strict: raise what is wrong with a column; otherwise it is logged and left alone.
+        strict: raise what is wrong with a column, unless it is broken; otherwise it is logged and
+        left alone.
         """
         self.next_upkeep = time.monotonic() + UPKEEP_S
         self.heard = False
+        self._follow()
         present = registry.rows(self.conn)
         self.known = frozenset(row["id"] for row in present)
         chosen = self.options.columns
@@ -168,20 +175,20 @@ class Shift:
             raise StoreError(f"no columns with ids {sorted(missing)}: attached are {attached}")
 
     def step(self, one: Served) -> bool:
-        """One batch of a column, or a slice of its backfill. Returns whether there was any."""
+        """One batch of a column, or a slice of its backfill or sweep. Returns whether any was."""
         try:
             rows = self._claim(one)
             if rows:
                 self._handle(one, rows)
             # A suspect row comes alone, however many others are due.
             dry = len(rows) < self.options.batch and not any(row.suspect for row in rows)
-            filled = dry and self._fill(one)
+            filled = dry and (self._fill(one) or self._sweep(one))
         except PASSING as error:
             LOG.info("%s is locked, trying again shortly: %s", one.column, error)
             one.rest(REST_S)
             return False
         except (MovedError, psycopg.ProgrammingError) as error:
-            if not self._moved(one):
+            if not (self._moved(one) or isinstance(error, MovedError)):
                 raise
             LOG.info("%s is read anew: %s", one.column, error)
             return True
@@ -257,9 +264,17 @@ class Shift:
         """Write what was made; a row that the table refuses is found by halving."""
         if not outcome.results:
             return []
-        act = partial(_written, self.conn, one.column, lease=self.lease)
+        act = partial(
+            _written,
+            self.conn,
+            one.column,
+            lease=self.lease,
+            most_attempts=self.options.attempts,
+        )
         written = halving(outcome.results, act, outage=is_servers)
-        one.done += sum(written.results)
+        for fates in written.results:
+            one.done += fates["written"]
+            one.failed += fates["rewritten"]
         return [(made.row, error) for made, error in written.failed]
 
     def _moved(self, one: Served) -> bool:
@@ -286,15 +301,20 @@ class Shift:
         self._tell(one)
         return state.moved
 
+    def _sweep(self, one: Served) -> bool:
+        if one.swept:
+            return False
+        one.swept, moved = sweeping.sweep(self.conn, one.column)
+        return moved
+
     def _ready(self) -> list[Served]:
         now = time.monotonic()
         return [one for one in self.served.values() if one.rests_until <= now]
 
     def _empty(self) -> bool:
         waiting = [queue.next_due_s(self.conn, one.column) for one in self.served.values()]
-        return all(one.filled for one in self.served.values()) and not any(
-            due is not None for due in waiting
-        )
+        filled = all(one.filled and one.swept for one in self.served.values())
+        return filled and not any(due is not None for due in waiting)
 
     def _wait_s(self) -> float:
         """Until something is due by itself, or the poll."""
@@ -307,7 +327,7 @@ class Shift:
             due = queue.next_due_s(self.conn, one.column)
             # What is due and was not claimed is locked by a writer, whose commit is notified.
             times += [] if due is None else [due if due > 0 else BUSY_PAUSE_S]
-            times += [] if one.filled else [self._fill_pause_s()]
+            times += [] if one.filled and one.swept else [self._fill_pause_s()]
         return max(min(times), SHORTEST_WAIT_S)
 
     def _fill_pause_s(self) -> float:
@@ -319,9 +339,16 @@ class Shift:
         if self.known != {row["id"] for row in registry.rows(self.conn)}:
             self.upkeep(strict=False)
 
+    def _follow(self) -> None:
+        try:
+            follow(self.conn)
+        except PASSING as error:
+            LOG.info("the registry is locked, following renames later: %s", error)
+
     def _take_on(self, row: dict[str, Any]) -> None:
         before = self.served.get(row["id"])
         column = registry.load(self.conn, row)
+        sweeping.look(self.conn, column)
         if before is None:
             embedder = embedder_or_shared(self.options.embedder, self.options.model or row["model"])
             _check_fingerprint(column, embedder)
@@ -330,6 +357,8 @@ class Shift:
         else:
             before.column = column
         self._mend_triggers(column)
+        self.served[column.id].swept = False
+        self.told.pop(column.id, None)
 
     def _mend_triggers(self, column: Column) -> None:
         if not triggers.outdated(self.conn, column):
@@ -356,9 +385,11 @@ class Shift:
             raise
         except Exception as error:  # whatever loading a model may raise
             self.served.pop(row["id"], None)
-            if strict:
+            if strict and not isinstance(error, BrokenError):
                 raise
-            LOG.warning("column %s is left alone: %s", row["id"], error)
+            if self.told.get(row["id"]) != str(error):
+                self.told[row["id"]] = str(error)
+                LOG.warning("column %s is left alone: %s", row["id"], error)
 
     def _tell(self, one: Served) -> None:
         if self.options.on_progress is not None:
@@ -372,10 +403,15 @@ def is_servers(error: BaseException) -> bool:
 
 
 def _written(
-    conn: psycopg.Connection[Any], column: Column, made: Sequence[Made], *, lease: UUID
-) -> list[int]:
+    conn: psycopg.Connection[Any],
+    column: Column,
+    made: Sequence[Made],
+    *,
+    lease: UUID,
+    most_attempts: int,
+) -> list[Counter[str]]:
     try:
-        return [write(conn, column, made, lease)["written"]]
+        return [write(conn, column, made, lease, most_attempts)]
     except StoreError as error:  # copy_rows' word for what the server says
         if isinstance(error.__cause__, BROKEN):
             raise error.__cause__ from None

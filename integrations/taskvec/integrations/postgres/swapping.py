@@ -12,6 +12,7 @@ from psycopg import sql
 from taskvec.core.errors import SchemaError, SyncError
 from taskvec.integrations.postgres import registry, triggers
 from taskvec.integrations.postgres.choosing import choose, successor
+from taskvec.integrations.postgres.following import follow
 from taskvec.integrations.postgres.indexes import (
     FIRST_PASSES,
     all_vectors,
@@ -58,7 +59,7 @@ JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE i.indrelid = pg_catalog.to_regclass($1) AND i.indisprimary
 """
 RETIRE = "UPDATE taskvec.columns SET successor_of = NULL WHERE id = $1"
-PROMOTE = "UPDATE taskvec.columns SET state = 'live', embedding = $2 WHERE id = $1"
+PROMOTE = "UPDATE taskvec.columns SET state = 'live' WHERE id = $1"
 
 
 @dataclass(frozen=True)
@@ -240,7 +241,8 @@ class _Swap:
         self._rename_indexes(indexes)
         run(self.conn, RETIRE, new.id)
         run(self.conn, "DELETE FROM taskvec.columns WHERE id = $1", live.id)
-        run(self.conn, PROMOTE, new.id, live.embedding)
+        run(self.conn, PROMOTE, new.id)
+        follow(self.conn)
         run(self.conn, "SELECT pg_notify($1, $2)", registry.CHANNEL, str(new.id))
 
     def _replace_column(self) -> None:

@@ -83,14 +83,15 @@ class Worker:
         self._stopping = threading.Event()
         self._waker: Waker | None = None
         self._served: dict[int, Served] = {}
+        self._told: dict[int, str] = {}
 
     def run(self, *, until_empty: bool = False) -> None:
         """Work until `stop` is called; the batch in hand is finished.
 
         until_empty: return when all rows are embedded or parked.
-        Raises FingerprintError where a column was made by another model, SchemaError where its
-        table no longer fits, and StoreError where the server cannot be reached at the start.
-        Later, lost connections are made anew.
+        A column whose table, key or columns are gone is told of in the log, once, and left alone.
+        Raises FingerprintError where a column was made by another model, and StoreError where the
+        server cannot be reached at the start. Later, lost connections are made anew.
         """
         losses = 0
         with self._awake() as waker, ThreadPoolExecutor(1, "taskvec-encode") as encoding:
@@ -149,6 +150,7 @@ class Worker:
                 stopping=self._stopping,
                 waker=waker,
                 served=self._served,
+                told=self._told,
             )
 
 

@@ -12,16 +12,21 @@ from psycopg import sql
 from taskvec.adapters.pgvector import copy_rows
 from taskvec.core.embedder import Array
 from taskvec.integrations.postgres.chunks import CHUNK_COLUMNS, Chunk
-from taskvec.integrations.postgres.queue import Claimed
-from taskvec.integrations.postgres.registry import Column, require_unmoved
+from taskvec.integrations.postgres.queue import COUNT_FAILED, Claimed, retry_s
+from taskvec.integrations.postgres.registry import Column, hold
 from taskvec.integrations.postgres.statements import COMMA, each, name, run
 
+# For triggers of the user's, which may say `docs` for `app.docs`; and back, for what is ours.
+USERS_PATH = "SET LOCAL search_path TO DEFAULT"
+OWN_PATH = "SET LOCAL search_path = pg_catalog, pg_temp"
+# What triggers would do at the commit they do now, before the text is looked at again.
+NOTHING_LATER = "SET CONSTRAINTS ALL IMMEDIATE"
 BUSY_PAUSE_S = 0.2  # how long a row rests that somebody had locked
 
 # Named by the column and emptied at each commit: made once for a connection.
 STAGE = """
 CREATE TEMP TABLE IF NOT EXISTS {made} (n integer, {texts}, version bigint, hash bytea,
-    fate text, embedding {type}) ON COMMIT DELETE ROWS;
+    attempts integer, pause_s float8, fate text, embedding {type}) ON COMMIT DELETE ROWS;
 CREATE TEMP TABLE IF NOT EXISTS {pieces} (n integer, ordinal integer, first integer, last integer,
     text text, embedding {type}) ON COMMIT DELETE ROWS
 """
@@ -48,6 +53,22 @@ UPDATE {table} d SET {embedding} = m.embedding FROM {made} m
 WHERE m.fate = 'written' AND {same} AND NOT coalesce(
     d.{embedding} OPERATOR({vectors}.=) m.embedding, d.{embedding} IS NULL AND m.embedding IS NULL)
 """
+# The row's lock is held, so nobody else has changed it since it was judged.
+REJUDGE = """
+UPDATE {made} m SET fate = 'rewritten' FROM (SELECT {aliased}, {text} AS text FROM {table}) s
+WHERE m.fate = 'written' AND {same}
+  AND sha256(convert_to(s.text, 'UTF8')) IS DISTINCT FROM m.hash
+"""
+# In place of what a trigger has just queued, which would count as a writer's new text.
+REWRITTEN = """
+WITH held AS (
+    SELECT m.n FROM {made} m JOIN {queue} q ON {same}
+    WHERE m.fate = 'rewritten' FOR UPDATE OF q SKIP LOCKED
+)
+UPDATE {queue} q SET lease = NULL, leased_until = NULL, attempts = m.attempts, error = $1,
+    parked = m.attempts >= $2, not_before = now() + make_interval(secs => m.pause_s)
+FROM {made} m JOIN held h USING (n) WHERE {same}
+"""
 DROP_CHUNKS = """
 DELETE FROM {chunks} c USING {made} m WHERE m.fate IN ('written', 'gone') AND {same}
 """
@@ -71,9 +92,21 @@ UPDATE {queue} q SET lease = NULL, leased_until = NULL, lost = 0,
     not_before = now() + make_interval(secs => CASE m.fate WHEN 'busy' THEN $2 ELSE 0 END)
 FROM {made} m JOIN held h USING (n) WHERE {same} AND q.lease = $1
 """
+# Those that are noted keep the file that they had: `sweeping.look` tells by it.
+PARTITIONS = """
+UPDATE taskvec.columns c SET partitions = f.files || c.partitions FROM (
+    SELECT jsonb_object_agg(r.oid::text, r.relfilenode::text) AS files FROM pg_class r
+    WHERE r.oid IN (SELECT d.tableoid FROM {made} m JOIN {table} d ON {same}
+                    WHERE m.fate IN ('written', 'rewritten'))
+) f WHERE c.id = $1 AND f.files || c.partitions <> c.partitions
+"""
 COUNT = """
 UPDATE taskvec.columns SET done = done + $2, last_done = now() WHERE id = $1
 """
+REWRITES = (
+    "RewrittenError: a trigger of {table} gave the row another text when its vector was written: "
+    "let it leave the sources alone where an UPDATE sets the vector column alone, then retry"
+)
 
 
 @dataclass(frozen=True)
@@ -86,21 +119,25 @@ class Made:
 
 
 def write(
-    conn: psycopg.Connection[Any], column: Column, made: Sequence[Made], lease: UUID
+    conn: psycopg.Connection[Any],
+    column: Column,
+    made: Sequence[Made],
+    lease: UUID,
+    most_attempts: int,
 ) -> Counter[str]:
     """Write what was made, in one short transaction. Returns how many rows met which fate.
 
     "written": the row says what was encoded. "changed": it says something else by now, and stays
     queued. "gone": it was deleted. "busy": somebody holds its lock, so it is tried again shortly.
+    "rewritten": the write made a trigger of the table change the text, which is encoded again later
+    and later, and parked after most_attempts.
     Raises MovedError where the column is no longer what it was: its vectors have no place to go.
     """
     with conn.transaction():
-        # First, while nothing is held that whoever locks the table might want.
-        run(conn, "LOCK TABLE {table} IN ACCESS SHARE MODE", table=column.table.identifier)
-        require_unmoved(conn, column)
+        hold(conn, column)
         step = _Write(conn, column)
         step.stage(made)
-        return step.settle(lease)
+        return step.settle(lease, most_attempts)
 
 
 class _Write:
@@ -118,34 +155,49 @@ class _Write:
         texts = each("key_{i} text", count)
         self._run(STAGE, texts=texts, type=self.column.vector_type)
         keys = [f"key_{i + 1}" for i in range(count)]
-        columns = ("n", *keys, "version", "hash", "embedding")
+        columns = ("n", *keys, "version", "hash", "attempts", "pause_s", "embedding")
         copy_rows(self.conn, self.made, _rows(made), columns=columns)
         if self.column.chunks:
             copy_rows(self.conn, self.pieces, _pieces(made), columns=("n", *CHUNK_COLUMNS))
 
-    def settle(self, lease: UUID) -> Counter[str]:
+    def settle(self, lease: UUID, most_attempts: int) -> Counter[str]:
         """Write where rows are still what they were, and clear the queue of those."""
         column = self.column
         own = column.matches("d", "m", cast=True)
         aliased = column.matches("s", "m", own=False, cast=True)
         self._run(HOLD, same=own)
-        self._run(JUDGE, same=aliased, aliased=column.aliased(), text=column.text())
+        said = {"same": aliased, "aliased": column.aliased(), "text": column.text()}
+        self._run(JUDGE, **said)
         self._run(LEFT, same=own)
         if column.embedding:
-            embedding = sql.Identifier(column.embedding)
-            self._run(SET, same=own, embedding=embedding, vectors=sql.Identifier(column.vectors))
+            self._set(column.embedding, own)
         if column.chunks:
             self._replace_chunks()
+        if column.embedding:
+            self._run(REJUDGE, **said)
         queued = column.matches("q", "m", own=False, cast=True)
         self._run(FINISH, same=queued)
         self._run(RETURN, lease, BUSY_PAUSE_S, same=queued)
+        told = REWRITES.format(table=column.table)
+        self._run(REWRITTEN, told, most_attempts, same=queued)
         found = self._run("SELECT fate, count(*) FROM {made} GROUP BY fate")
         fates = Counter(dict(found.fetchall()))
+        if column.chunks and column.table.partitioned:
+            self._run(PARTITIONS, column.id, same=own)
         run(self.conn, COUNT, column.id, fates["written"])
+        if fates["rewritten"]:
+            run(self.conn, COUNT_FAILED, column.id, fates["rewritten"])
         return fates
 
+    def _set(self, column: str, same: sql.Composable) -> None:
+        vectors = sql.Identifier(self.column.vectors)
+        self._run(USERS_PATH)
+        self._run(SET, same=same, embedding=sql.Identifier(column), vectors=vectors)
+        self._run(NOTHING_LATER)
+        self._run(OWN_PATH)
+
     def _replace_chunks(self) -> None:
-        column = self.column
+        column = self.column.under(self.column.chunk_keys)
         values = [sql.SQL(f"m.key_{i}::{key.type}") for i, key in enumerate(column.keys, 1)]
         chunks = column.chunk_table
         self._run(DROP_CHUNKS, chunks=chunks, same=column.matches("c", "m", cast=True))
@@ -175,7 +227,8 @@ class _Write:
 
 def _rows(made: Sequence[Made]) -> Iterator[tuple[object, ...]]:
     for n, one in enumerate(made):
-        yield (n, *one.row.keys, one.row.version, one.row.hash, one.vector)
+        row, pause_s = one.row, retry_s(one.row.attempts)
+        yield (n, *row.keys, row.version, row.hash, row.attempts, pause_s, one.vector)
 
 
 def _pieces(made: Sequence[Made]) -> Iterator[tuple[object, ...]]:

@@ -59,11 +59,21 @@ def _attach(dsn: str, arguments: argparse.Namespace) -> int:
 def _detach(dsn: str, arguments: argparse.Namespace) -> int:
     from taskvec.integrations.postgres import detach
 
+    if arguments.id and (arguments.column or arguments.chunks):
+        raise InputError("--id says which column is meant: leave out --column and --chunks")
     column = arguments.column or (None if arguments.chunks else "embedding")
-    options = {"column": column, "chunks": arguments.chunks, "drop": arguments.drop}
-    gone = detach(dsn, arguments.table, **options)
+    gone = detach(
+        dsn,
+        arguments.table,
+        column=column,
+        chunks=arguments.chunks,
+        id=arguments.id,
+        drop=arguments.drop,
+    )
+    which = {"id": arguments.id} if arguments.id else {"table": arguments.table}
     said = "detached" if gone else "nothing was attached"
-    _say(arguments, {"table": arguments.table, "detached": gone}, f"{arguments.table}: {said}")
+    name = arguments.table or f"column {arguments.id}"
+    _say(arguments, {**which, "detached": gone}, f"{name}: {said}")
     return 0
 
 
@@ -277,9 +287,10 @@ def _standing(record: Mapping[str, Any]) -> str:
     about = "" if record["exact"] else "about "
     rate = "" if record["rate"] is None else f", {record['rate']:.1f} rows/s"
     state = "" if record["state"] == "live" else f" ({record['state']})"
+    broken = f"; BROKEN, {record['problem']}" if record["problem"] else ""
     return one_line(
         f"{record['id']}: {record['table']} {place}{state}: {record['coverage']:.2f} % of "
         f"{about}{record['rows']} rows, {record['queued']} queued, {record['leased']} in hand, "
         f"lag {record['lag_s']:.1f} s, {record['retrying']} retrying, {record['parked']} parked, "
-        f"{record['done']} embedded so far{rate}; {record['fingerprint']}"
+        f"{record['done']} embedded so far{rate}; {record['fingerprint']}{broken}"
     )
