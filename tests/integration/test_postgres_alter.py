@@ -319,6 +319,29 @@ def test_a_swap_before_all_is_there_is_refused(dsn: str, db: psycopg.Connection[
     assert_right(db, dim=16)
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"column": None, "chunks": "docs_chunks"}, {"chunks": "docs_chunks"}]
+)
+def test_a_row_that_only_the_live_column_has_made_is_waited_for_though_both_have_it_queued(
+    dsn: str, db: psycopg.Connection[Any], options: dict[str, Any]
+) -> None:
+    attached(dsn, **options)
+    change(dsn, dim=16)
+
+    def refuse(texts: list[str]) -> None:
+        raise ValueError("poison")
+
+    work(dsn, StubEmbedder(before=refuse), columns=[2], attempts=1)
+    db.execute("UPDATE docs SET text = text || '!'")
+    assert (queued(db, 1), queued(db, 2)) == (3, 3)
+    with pytest.raises(SyncError, match="3 rows behind"):
+        swap(dsn, "docs", wait_s=0)
+    assert len(search(dsn, "docs", "q", embedder=STUB)) == 3
+    work(dsn, columns=[2])
+    swap(dsn, "docs", wait_s=0)
+    assert len(search(dsn, "docs", "q", embedder=STUB)) == 3
+
+
 def test_rows_that_the_successor_fails_at_are_told_and_may_be_left(
     dsn: str, db: psycopg.Connection[Any]
 ) -> None:

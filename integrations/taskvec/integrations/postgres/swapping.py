@@ -21,7 +21,7 @@ from taskvec.integrations.postgres.indexes import (
 )
 from taskvec.integrations.postgres.registry import Column, fixed_path
 from taskvec.integrations.postgres.sessions import in_transaction, patiently
-from taskvec.integrations.postgres.statements import connected, run
+from taskvec.integrations.postgres.statements import OR, connected, fill, name, run
 
 WAIT_S = 30.0  # for the successor to be complete, and for the table's lock
 POLL_S = 0.05
@@ -29,15 +29,19 @@ HOLD_S = 10.0
 
 
 # Rows that the successor has yet to make and the live column has made. A write that neither has
-# followed yet is no reason to wait: search would find no less after the swap than before it.
+# followed yet is no reason to wait, unless the row would lose the vector of its former text: search
+# finds no less after the swap than before it.
 BEHIND = """
 SELECT (SELECT backfill_done FROM taskvec.columns WHERE id = $1),
   count(*) FILTER (WHERE NOT n.parked), count(*) FILTER (WHERE n.parked),
   count(*) FILTER (WHERE NOT n.parked
     AND (n.priority <> 0 OR n.enqueued_at < now() - make_interval(secs => $2)))
 FROM {new} n
-WHERE n.priority <> 0 OR NOT EXISTS (SELECT FROM {old} o WHERE {same})
+WHERE n.priority <> 0 OR NOT EXISTS (SELECT FROM {old} o WHERE {same}) OR {lost}
 """
+LOST_VECTOR = "EXISTS (SELECT FROM {table} d WHERE {same} AND {old} IS NOT NULL AND {new} IS NULL)"
+LOST_CHUNKS = """(EXISTS (SELECT FROM {old} c WHERE {same})
+  AND NOT EXISTS (SELECT FROM {new} c WHERE {same}))"""
 # Runs out by itself, should whoever holds be killed.
 HOLD = """
 UPDATE taskvec.columns SET held_until = now() + make_interval(secs => $2)
@@ -119,9 +123,32 @@ def swap(
 
 def coverage(conn: psycopg.Connection[Any], live: Column, new: Column) -> Coverage:
     """How far a successor is."""
-    same = live.matches("o", "n", own=False)
-    row = run(conn, BEHIND, new.id, HOLD_S, new=new.queue, old=live.queue, same=same).fetchone()
+    row = run(
+        conn,
+        BEHIND,
+        new.id,
+        HOLD_S,
+        new=new.queue,
+        old=live.queue,
+        same=live.matches("o", "n", own=False),
+        lost=OR.join(_lost(live, new)),
+    ).fetchone()
     return Coverage(*(row or (False, 0, 0, 0)))
+
+
+def _lost(live: Column, new: Column) -> Iterator[sql.Composed]:
+    """Whether a swap would leave a queued row n without what the live column has of it."""
+    if live.embedding and new.embedding:
+        yield fill(
+            LOST_VECTOR,
+            table=live.table.identifier,
+            same=live.matches("d", "n"),
+            old=name(live.embedding, "d"),
+            new=name(new.embedding, "d"),
+        )
+    if live.chunks:
+        same = live.matches("c", "n")
+        yield fill(LOST_CHUNKS, old=live.chunk_table, new=new.chunk_table, same=same)
 
 
 def _pair(conn: psycopg.Connection[Any], live: Column) -> tuple[Column, Column]:
