@@ -137,6 +137,11 @@ def _add_search(actions: Commands) -> None:
     parser.add_argument(
         "--oversample", type=positive, default=10, help="candidates a result (default: %(default)s)"
     )
+    parser.add_argument(
+        "--exact",
+        action=argparse.BooleanOptionalAction,
+        help="compare all rows that fit (default: where an index finds fewer than k)",
+    )
     parser.add_argument("--sql", action="store_true", help="print the SQL that ran, too")
     parser.add_argument("--explain", action="store_true", help="print the server's plan, too")
 

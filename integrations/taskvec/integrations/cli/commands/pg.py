@@ -91,12 +91,14 @@ def _search(dsn: str, arguments: argparse.Namespace) -> int:
         params=arguments.param,
         first_pass=_first_pass(arguments.first_pass),
         oversample=arguments.oversample,
+        exact=arguments.exact,
         explain=arguments.explain,
     )
     for row in found:
         _say(arguments, row, _shown(row))
     if not found and not arguments.json:
-        output().print("no row has a vector that fits")
+        said = "no row has a vector that fits"
+        output().print(said if found.exact else f"{said}, of those that the index looked at")
     # Apart from the rows, which a program reads.
     wanted = [found.sql if arguments.sql else None, found.plan]
     for text in filter(None, wanted):
