@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from taskvec.core.errors import FingerprintError, InputError, SchemaError, Store
 from taskvec.integrations.postgres import alter, attach, swap
 from taskvec.integrations.postgres.indexes import FirstPass, index_first_pass
 from taskvec.integrations.postgres.searching import search
-from tests.attached import one, work
+from tests.attached import one, until, work
 from tests.embedders import StubEmbedder, vector_of
 
 ROWS = 3_000
@@ -76,7 +77,7 @@ def test_the_plain_search_uses_the_columns_index(
 ) -> None:
     filled(dsn, db, type=type_)
     found = search(dsn, "docs", "query", k=5, embedder=StubEmbedder(), explain=True)
-    assert "Index Scan using docs_embedding_idx" in found.plan
+    assert "Index Scan using taskvec_1_column_full" in found.plan
     assert "Seq Scan" not in found.plan
     assert len(set(ids(found)) & set(exact(db, "query")[:5])) >= 3
     assert [row["score"] for row in found] == sorted((row["score"] for row in found), reverse=True)
@@ -140,18 +141,21 @@ def test_a_filtered_search_goes_on_until_it_has_k(
 
 @pytest.fixture
 def rare(dsn: str, db: psycopg.Connection[Any]) -> psycopg.Connection[Any]:
-    """More rows than a scan of the index looks at, and every 2000th of them the farthest away."""
+    """More rows than a scan of the index looks at, and every 250th of them the farthest away."""
+    # In place of tens of thousands of rows, of which a scan looks at 20,000.
+    for setting in ("hnsw.max_scan_tuples = 1", "enable_seqscan = off"):
+        db.execute(f"ALTER DATABASE {db.info.dbname} SET {setting}")
     attach(dsn, "docs", source="text", embedder=StubEmbedder(), index="none")
     query = vector_of("query", "retrieval.query").tolist()
     db.execute("SET session_replication_role = replica")
     db.execute(
-        "INSERT INTO docs SELECT i, 'text ' || i, '', l2_normalize(CASE WHEN i %% 2000 = 7"
+        "INSERT INTO docs SELECT i, 'text ' || i, '', l2_normalize(CASE WHEN i %% 250 = 7"
         " THEN '[0,0,0,0,0,0,0,0]'::vector - %(query)s::vector ELSE %(query)s::vector"
-        " + array_fill(random() * 0.1, ARRAY[8])::vector END) FROM generate_series(7, 30000) i",
+        " + array_fill(random() * 0.1, ARRAY[8])::vector END) FROM generate_series(7, 2500) i",
         {"query": str(query)},
     )
     db.execute("RESET session_replication_role")
-    db.execute("CREATE INDEX ON docs USING hnsw (embedding vector_cosine_ops) WITH (m = 4)")
+    db.execute("CREATE INDEX ON docs USING hnsw (embedding vector_cosine_ops)")
     db.execute("VACUUM ANALYZE docs")
     return db
 
@@ -159,14 +163,14 @@ def rare(dsn: str, db: psycopg.Connection[Any]) -> psycopg.Connection[Any]:
 def test_a_filter_that_leaves_the_index_fewer_than_k_is_searched_again_exactly(
     dsn: str, rare: psycopg.Connection[Any]
 ) -> None:
-    options: dict[str, Any] = {"k": 10, "where": "id % 2000 = 7", "embedder": StubEmbedder()}
+    options: dict[str, Any] = {"k": 10, "where": "id % 250 = 7", "embedder": StubEmbedder()}
     index = search(dsn, "docs", "query", exact=False, explain=True, **options)
     assert "Index Scan using docs_embedding_idx" in index.plan
     assert len(index) < 10
     assert not index.exact
     found = search(dsn, "docs", "query", **options)
     assert len(found) == 10
-    assert all(row["id"] % 2000 == 7 for row in found)
+    assert all(row["id"] % 250 == 7 for row in found)
     assert found.exact
     assert found.sql.startswith(index.sql)
     assert found.sql.count("LIMIT 10") == 2
@@ -185,7 +189,7 @@ def test_without_an_index_all_rows_with_a_vector_are_ranked(
 def test_an_exact_search_takes_no_index(dsn: str, db: psycopg.Connection[Any]) -> None:
     filled(dsn, db)
     found = search(dsn, "docs", "query", k=50, exact=True, explain=True, embedder=StubEmbedder())
-    assert "using docs_embedding_idx" not in found.plan
+    assert "using taskvec_1_column_full" not in found.plan
     assert ids(found) == exact(db, "query")[:50]
     assert found.exact
     assert not search(dsn, "docs", "query", k=50, embedder=StubEmbedder()).exact
@@ -322,7 +326,7 @@ def test_a_filtered_search_of_chunks_uses_their_index(
         dsn, "docs", "query", k=5, chunks="docs_chunks", where="lang = $1", params=["fr"],
         first_pass=first_pass, embedder=StubEmbedder(), explain=True,
     )  # fmt: skip
-    index = f"taskvec_1_chunks_{first_pass}" if first_pass else "docs_chunks_embedding_idx"
+    index = f"taskvec_1_chunks_{first_pass or 'full'}"
     assert f"Index Scan using {index}" in found.plan
     assert "Seq Scan" not in found.plan
     assert len(found) == 5
@@ -368,8 +372,29 @@ def test_an_interrupted_build_is_built_anew(dsn: str, db: psycopg.Connection[Any
     with pytest.raises(SchemaError, match="no index for a first pass of 64"):
         search(dsn, "docs", "q", first_pass=64, embedder=StubEmbedder())
     assert index_first_pass(dsn, "docs", 64)
-    assert one(db, "SELECT count(*) FROM pg_class WHERE relname LIKE 'taskvec_1_column%'") == 1
+    assert one(db, "SELECT count(*) FROM pg_class WHERE relname LIKE 'taskvec_1_column_64%'") == 1
     assert search(dsn, "docs", "q", first_pass=64, embedder=StubEmbedder()) == []
+
+
+def test_two_builds_of_an_index_take_turns(
+    dsn: str, conn: psycopg.Connection[Any], db: psycopg.Connection[Any]
+) -> None:
+    attach(dsn, "docs", source="text", embedder=StubEmbedder(), dim=DIM)
+    # What is built CONCURRENTLY waits for all snapshots.
+    conn.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+    conn.execute("SELECT 1")
+    present = "SELECT count(*) FROM pg_class WHERE relname = 'taskvec_1_column_64'"
+    trying = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_try_advisory%'"
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(index_first_pass, dsn, "docs", 64)
+        until(lambda: one(db, present) == 1, "the first build")
+        second = pool.submit(index_first_pass, dsn, "docs", 64)
+        until(lambda: one(db, trying) >= 2, "the second build's wait")
+        with psycopg.connect(dsn) as other, pytest.raises(StoreError, match="another session"):
+            index_first_pass(other, "docs", 64)
+        conn.rollback()
+        assert (first.result(60), second.result(60)) == (True, False)
+    assert one(db, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == 0
 
 
 def test_the_first_pass_index_is_part_of_the_callers_transaction(

@@ -75,6 +75,7 @@ def _add_attach(actions: Commands) -> None:
         default="replace",
         help="whether vectors already there are made anew (default: %(default)s)",
     )
+    _add_wait(parser)
 
 
 def _task_help(whose: str) -> str:
@@ -85,6 +86,13 @@ def _add_detach(actions: Commands) -> None:
     parser = _action(actions, "detach", "stop keeping a column up to date")
     _add_which(parser, column="(default: embedding, or none with --chunks)")
     parser.add_argument("--drop", action="store_true", help="drop the column and its chunks too")
+    _add_wait(parser)
+
+
+def _add_wait(parser: Parser) -> None:
+    parser.add_argument(
+        "--wait", type=seconds, default=WAIT_S, help="for the table's lock, seconds"
+    )
 
 
 def _add_which(

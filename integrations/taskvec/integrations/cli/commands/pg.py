@@ -50,6 +50,7 @@ def _attach(dsn: str, arguments: argparse.Namespace) -> int:
         chunks=arguments.chunks,
         chunk_characters=arguments.chunk_chars or DEFAULT_CHUNK_CHARACTERS,
         existing=arguments.existing,
+        wait_s=arguments.wait,
     )
     done = "attached" if made.created else "was attached like this before"
     _say(arguments, asdict(made), f"{made.name} {done}, with id {made.id}")
@@ -60,8 +61,14 @@ def _detach(dsn: str, arguments: argparse.Namespace) -> int:
     from taskvec.integrations.postgres import detach
 
     column = arguments.column or (None if arguments.chunks else "embedding")
-    options = {"column": column, "chunks": arguments.chunks, "drop": arguments.drop}
-    gone = detach(dsn, arguments.table, **options)
+    gone = detach(
+        dsn,
+        arguments.table,
+        column=column,
+        chunks=arguments.chunks,
+        drop=arguments.drop,
+        wait_s=arguments.wait,
+    )
     said = "detached" if gone else "nothing was attached"
     _say(arguments, {"table": arguments.table, "detached": gone}, f"{arguments.table}: {said}")
     return 0
