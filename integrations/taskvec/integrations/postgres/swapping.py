@@ -11,12 +11,16 @@ from psycopg import sql
 
 from taskvec.core.errors import SchemaError, SyncError
 from taskvec.integrations.postgres import registry, triggers
+from taskvec.integrations.postgres.carrying import carry, require_carried, user_indexes
 from taskvec.integrations.postgres.choosing import choose, successor
+from taskvec.integrations.postgres.grants import restore_row_security, row_security
 from taskvec.integrations.postgres.indexes import (
     FIRST_PASSES,
+    Vectors,
     all_vectors,
     fits,
     has_index,
+    is_built,
     make_index,
 )
 from taskvec.integrations.postgres.registry import Column, fixed_path
@@ -48,13 +52,6 @@ UPDATE taskvec.columns SET held_until = now() + make_interval(secs => $2)
 WHERE id = $1 AND (held_until IS NULL OR held_until < now() + make_interval(secs => $2 / 2))
 """
 LET_GO = "UPDATE taskvec.columns SET held_until = NULL WHERE id = $1"
-INDEX_NAME = """
-SELECT c.relname FROM pg_catalog.pg_index i
-JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
-JOIN pg_catalog.pg_am m ON m.oid = c.relam AND m.amname = 'hnsw'
-JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
-WHERE i.indrelid = $1 AND a.attname = $2 ORDER BY c.oid LIMIT 1
-"""
 KEY_INDEX = """
 SELECT n.nspname, c.relname FROM pg_catalog.pg_index i
 JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
@@ -98,14 +95,15 @@ def swap(
 ) -> int:
     """Put a column's complete successor in its place, under its name. Returns its id.
 
-    Its indexes are built first, CONCURRENTLY unless inside a transaction. Then workers leave the
+    Its indexes are built first, those that users made over the column or its chunks as well,
+    CONCURRENTLY unless inside a transaction. Then workers leave the
     column alone until its successor has caught up, a matter of seconds; the swap itself is one
-    short transaction. The former column goes, and its chunks.
+    short transaction. The former column goes, and its chunks. Grants and row security stay.
     wait_s: how long to wait for the successor to be complete, and then for the table's lock.
     allow_parked: leave rows without a vector that the successor failed at.
 
     Raises SyncError where it is not complete by then, SchemaError where there is no successor or
-    something else depends on the column, StoreError for a lock.
+    something belongs to the column or its chunks that it cannot have, StoreError for a lock.
     """
     with connected(dsn) as conn:
         outer = in_transaction(conn)
@@ -218,12 +216,21 @@ def _make_indexes(
     conn: psycopg.Connection[Any], live: Column, new: Column, *, concurrently: bool
 ) -> None:
     """The indexes that the live column has: built once the vectors are there, which is quicker."""
-    for old, place in zip(all_vectors(conn, live), all_vectors(conn, new), strict=True):
+    for old, place in _places(conn, live, new):
+        require_carried(conn, old, place)
+        carry(conn, old, place, concurrently=concurrently)
         if new.index == "hnsw":
             make_index(conn, place, None, concurrently=concurrently)
         for first_pass in FIRST_PASSES:
             if fits(new, first_pass) and has_index(conn, old, first_pass):
                 make_index(conn, place, first_pass, concurrently=concurrently)
+
+
+def _places(
+    conn: psycopg.Connection[Any], live: Column, new: Column
+) -> list[tuple[Vectors, Vectors]]:
+    """Where the live column has vectors, each with where its successor has them."""
+    return list(zip(all_vectors(conn, live), all_vectors(conn, new), strict=True))
 
 
 class _Swap:
@@ -252,7 +259,7 @@ class _Swap:
     def _take_place(self) -> None:
         """Writers and readers wait from here to the end of the transaction."""
         live, new = self.live, self.new
-        indexes = self._index_names()
+        indexes = self._carried()
         triggers.remove(self.conn, live.id)
         self._run("DROP TABLE {queue}", queue=live.queue)
         try:
@@ -263,7 +270,8 @@ class _Swap:
                 f"{live} cannot be swapped, since something depends on it: "
                 f"{error.diag.message_detail}"
             ) from error
-        self._rename_indexes(indexes)
+        for index in indexes:
+            self._rename_index(*index)
         run(self.conn, RETIRE, new.id)
         run(self.conn, "DELETE FROM taskvec.columns WHERE id = $1", live.id)
         run(self.conn, PROMOTE, new.id, live.embedding)
@@ -277,33 +285,33 @@ class _Swap:
         self._run("ALTER TABLE {table} RENAME COLUMN {new} TO {old}", old=old, new=new)
 
     def _replace_chunks(self) -> None:
-        """The new chunk table takes the old one's name, and its key's index that one's."""
+        """The new chunk table takes the old one's name, row security, and name of the key."""
         if self.live.chunks is None:
             return
         old, new = self.live.chunk_table, self.new.chunk_table
         former = run(self.conn, KEY_INDEX, old.as_string(self.conn)).fetchone()
+        security = row_security(self.conn, old)
         self._run("DROP TABLE {old}", old=old)
         bare = sql.Identifier(self.live.chunks[1])
         self._run("ALTER TABLE {new} RENAME TO {bare}", new=new, bare=bare)
+        restore_row_security(self.conn, old, security)
         present = run(self.conn, KEY_INDEX, old.as_string(self.conn)).fetchone()
         if former and present:
             self._rename_index(present[0], present[1], former[1])
 
-    def _index_names(self) -> list[tuple[str, str, str]]:
-        """Schema and name of the successor's indexes, and the names of those they succeed."""
+    def _carried(self) -> list[tuple[str, str, str]]:
+        """Schema and name of indexes like those that users made, and the names of the latter."""
         found = []
-        olds, news = all_vectors(self.conn, self.live), all_vectors(self.conn, self.new)
-        for old, new in zip(olds, news, strict=True):
-            row = run(self.conn, INDEX_NAME, old.place.oid, old.name).fetchone()
-            if row and has_index(self.conn, new, None):
-                found.append((new.place.schema, new.index_name(None), row[0]))
+        for old, new in _places(self.conn, self.live, self.new):
+            require_carried(self.conn, old, new)
+            for index in user_indexes(self.conn, old):
+                place, called = index.successor(new)
+                if not is_built(self.conn, place, called):
+                    raise SchemaError(
+                        f"index {index.name!r} was made while {self.live} was swapped: swap again"
+                    )
+                found.append((place.schema, called, index.name))
         return found
-
-    def _rename_indexes(self, indexes: list[tuple[str, str, str]]) -> None:
-        for schema, present, wanted in indexes:
-            # An index of ours is called by its column's id, which it keeps.
-            if not wanted.startswith("taskvec_"):
-                self._rename_index(schema, present, wanted)
 
     def _rename_index(self, schema: str, present: str, wanted: str) -> None:
         index, bare = sql.Identifier(schema, present), sql.Identifier(wanted)
