@@ -162,9 +162,8 @@ def test_first_passes_are_built_for_the_successor(dsn: str, db: psycopg.Connecti
     work(dsn)
     swap(dsn, "docs")
     names = db.execute("SELECT indexname FROM pg_indexes WHERE tablename = 'docs'").fetchall()
-    wanted = {"docs_pkey", "docs_embedding_idx"}
-    assert {name for (name,) in names} == wanted | {
-        f"taskvec_2_column_{kind}" for kind in (64, 128, "binary")
+    assert {name for (name,) in names} == {"docs_pkey"} | {
+        f"taskvec_2_column_{kind}" for kind in ("full", 64, 128, "binary")
     }
     found = search(dsn, "docs", "q", k=3, first_pass=64, embedder=STUB)
     assert len(found) == 3
@@ -380,6 +379,29 @@ def test_a_swap_before_all_is_there_is_refused(dsn: str, db: psycopg.Connection[
     assert_right(db, dim=16)
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"column": None, "chunks": "docs_chunks"}, {"chunks": "docs_chunks"}]
+)
+def test_a_row_that_only_the_live_column_has_made_is_waited_for_though_both_have_it_queued(
+    dsn: str, db: psycopg.Connection[Any], options: dict[str, Any]
+) -> None:
+    attached(dsn, **options)
+    change(dsn, dim=16)
+
+    def refuse(texts: list[str]) -> None:
+        raise ValueError("poison")
+
+    work(dsn, StubEmbedder(before=refuse), columns=[2], attempts=1)
+    db.execute("UPDATE docs SET text = text || '!'")
+    assert (queued(db, 1), queued(db, 2)) == (3, 3)
+    with pytest.raises(SyncError, match="3 rows behind"):
+        swap(dsn, "docs", wait_s=0)
+    assert len(search(dsn, "docs", "q", embedder=STUB)) == 3
+    work(dsn, columns=[2])
+    swap(dsn, "docs", wait_s=0)
+    assert len(search(dsn, "docs", "q", embedder=STUB)) == 3
+
+
 def test_rows_that_the_successor_fails_at_are_told_and_may_be_left(
     dsn: str, db: psycopg.Connection[Any]
 ) -> None:
@@ -510,6 +532,163 @@ def test_what_depends_on_the_column_keeps_it(dsn: str, db: psycopg.Connection[An
     db.execute("DROP VIEW seen")
     swap(dsn, "docs")
     assert_right(db, dim=16)
+
+
+def indexes(db: psycopg.Connection[Any], table: str) -> dict[str, str]:
+    rows = db.execute("SELECT indexname, indexdef FROM pg_indexes WHERE tablename = %s", [table])
+    return dict(rows.fetchall())
+
+
+@pytest.mark.parametrize("type_", ["vector", "halfvec"])
+def test_an_index_of_the_users_own_is_there_after_the_swap(
+    dsn: str, db: psycopg.Connection[Any], type_: str
+) -> None:
+    attached(dsn, index="none", column='e{m}"b %')
+    create = (
+        'CREATE INDEX CONCURRENTLY "my %s {}" ON docs USING hnsw ("e{m}""b %" vector_cosine_ops)'
+    )
+    db.execute(create + " WITH (m = 7)")
+    before = indexes(db, "docs")
+    change(dsn, dim=16, type=type_)
+    work(dsn)
+    swap(dsn, "docs")
+    wanted = before["my %s {}"].replace("vector_cosine", f"{type_}_cosine")
+    assert indexes(db, "docs") == before | {"my %s {}": wanted}
+    assert one(db, "SELECT bool_and(indisvalid) FROM pg_index") is True
+    found = search(dsn, "docs", "q", embedder=STUB)
+    assert len(found) == 3
+
+
+def test_every_index_of_the_column_and_of_its_chunks_is_carried_over(
+    dsn: str, db: psycopg.Connection[Any]
+) -> None:
+    attached(dsn, chunks="docs_chunks")
+    db.execute("CREATE INDEX recent ON docs USING hnsw (embedding vector_l2_ops) WHERE other = 0")
+    db.execute("CREATE INDEX normed ON docs ((vector_norm(embedding)), other DESC) INCLUDE (text)")
+    db.execute("CREATE UNIQUE INDEX filled ON docs (id) WHERE embedding IS NOT NULL")
+    db.execute("CREATE INDEX apart ON docs (other) WHERE text = 'embedding'")
+    db.execute("CREATE INDEX words ON docs_chunks USING gin (to_tsvector('english', text))")
+    db.execute("CREATE INDEX near ON docs_chunks USING hnsw (embedding vector_ip_ops)")
+    before = indexes(db, "docs") | indexes(db, "docs_chunks")
+    change(dsn, dim=16)
+    work(dsn)
+    swap(dsn, "docs")
+    after = indexes(db, "docs") | indexes(db, "docs_chunks")
+    ours = {name.replace("_1_", "_2_"): made.replace("_1_", "_2_") for name, made in before.items()}
+    assert after == ours
+    assert not {name for name in catalogue(db) if "like" in name}
+
+
+def test_an_index_of_a_partition_is_carried_over(dsn: str, db: psycopg.Connection[Any]) -> None:
+    db.execute("DROP TABLE docs")
+    db.execute("CREATE TABLE docs (id int PRIMARY KEY, text text) PARTITION BY RANGE (id)")
+    db.execute("CREATE TABLE low PARTITION OF docs FOR VALUES FROM (0) TO (10)")
+    db.execute("INSERT INTO docs VALUES (1, 'one')")
+    attached(dsn, index="none")
+    db.execute("CREATE INDEX whole ON docs USING hnsw (embedding vector_cosine_ops)")
+    db.execute("CREATE INDEX part ON low ((vector_norm(embedding)))")
+    before = indexes(db, "docs") | indexes(db, "low")
+    change(dsn, dim=16)
+    work(dsn)
+    swap(dsn, "docs")
+    after = indexes(db, "docs") | indexes(db, "low")
+    named = {name: made for name, made in after.items() if not name.startswith("taskvec")}
+    assert named == {name: before[name] for name in ("docs_pkey", "whole", "low_pkey", "part")}
+    assert one(db, "SELECT bool_and(indisvalid) FROM pg_index") is True
+
+
+def test_an_index_that_does_not_fit_the_successor_is_named_and_nothing_is_changed(
+    dsn: str, db: psycopg.Connection[Any]
+) -> None:
+    attached(dsn)
+    db.execute("CREATE INDEX short ON docs USING hnsw ((embedding::halfvec(8)) halfvec_l2_ops)")
+    change(dsn, dim=16)
+    work(dsn)
+    before = catalogue(db)
+    with pytest.raises(SchemaError, match=r"index 'short' .* does not fit .* 8 dimensions"):
+        swap(dsn, "docs")
+    assert catalogue(db) == before
+    db.execute("DROP INDEX short")
+    swap(dsn, "docs")
+    assert_right(db, dim=16)
+
+
+@pytest.mark.parametrize(
+    ("made", "undone", "named"),
+    [
+        ("ADD note text", "DROP COLUMN note", "column note"),
+        ("ADD CONSTRAINT c CHECK (id > 0)", "DROP CONSTRAINT c", "constraint c"),
+        ("ADD CONSTRAINT f FOREIGN KEY (id) REFERENCES docs", "DROP CONSTRAINT f", "constraint f"),
+    ],
+)
+def test_what_chunks_would_lose_is_named_and_nothing_is_changed(
+    dsn: str, db: psycopg.Connection[Any], made: str, undone: str, named: str
+) -> None:
+    attached(dsn, chunks="docs_chunks")
+    db.execute(f"ALTER TABLE docs_chunks {made}")
+    change(dsn, dim=16)
+    work(dsn)
+    with pytest.raises(SchemaError, match=f"its chunk table has {named}, which"):
+        swap(dsn, "docs")
+    assert_right(db)
+    db.execute(f"ALTER TABLE docs_chunks {undone}")
+    swap(dsn, "docs")
+    assert_right(db, dim=16)
+
+
+def test_a_trigger_of_chunks_is_not_lost(dsn: str, db: psycopg.Connection[Any]) -> None:
+    attached(dsn, chunks="docs_chunks")
+    function = "EXECUTE FUNCTION suppress_redundant_updates_trigger()"
+    db.execute(f"CREATE TRIGGER t BEFORE UPDATE ON docs_chunks FOR EACH ROW {function}")
+    change(dsn, dim=16)
+    work(dsn)
+    with pytest.raises(SchemaError, match="its chunk table has trigger t, which"):
+        swap(dsn, "docs")
+
+
+def test_a_constraint_of_the_column_is_not_lost(dsn: str, db: psycopg.Connection[Any]) -> None:
+    attached(dsn)
+    db.execute("ALTER TABLE docs ADD CONSTRAINT unit CHECK (vector_norm(embedding) < 1.1)")
+    change(dsn, dim=16)
+    work(dsn)
+    with pytest.raises(SchemaError, match="its column has constraint unit"):
+        swap(dsn, "docs")
+    assert_right(db)
+
+
+def test_row_security_of_chunks_holds_before_and_after_the_swap(
+    dsn: str, db: psycopg.Connection[Any]
+) -> None:
+    attached(dsn, chunks="docs_chunks")
+    owner, reader = (f"{kind} {uuid.uuid4().hex}" for kind in ("owner", "reader"))
+    db.execute(f'CREATE ROLE "{owner}"; CREATE ROLE "{reader}" LOGIN')
+    theirs = dsn.replace("postgres@", f"{reader.replace(' ', '%20')}@")
+    try:
+        db.execute(f'GRANT CREATE ON SCHEMA public TO "{owner}"')
+        db.execute(f'ALTER TABLE docs_chunks OWNER TO "{owner}"')
+        db.execute(f'GRANT SELECT ON docs, docs_chunks TO "{reader}"')
+        db.execute("ALTER TABLE docs_chunks ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+        db.execute(
+            f'CREATE POLICY "p %s {{}}" ON docs_chunks FOR SELECT TO "{reader}" USING'
+            " (EXISTS (SELECT FROM docs d WHERE d.id = docs_chunks.id AND d.other = 1))"
+        )
+        db.execute(
+            "CREATE POLICY q ON docs_chunks AS RESTRICTIVE USING (id > 0) WITH CHECK (id < 9)"
+        )
+        db.execute("UPDATE docs SET other = 1 WHERE id = 2")
+        before = db.execute("SELECT p.* FROM pg_policies p ORDER BY policyname").fetchall()
+        with psycopg.connect(theirs, autocommit=True) as conn:
+            assert one(conn, "SELECT array_agg(id) FROM docs_chunks") == [2]
+            change(dsn, dim=16)
+            work(dsn)
+            assert one(conn, "SELECT count(*) FROM taskvec_next_2") == 0
+            swap(dsn, "docs")
+            assert one(conn, "SELECT array_agg(id) FROM docs_chunks") == [2]
+        assert db.execute("SELECT p.* FROM pg_policies p ORDER BY policyname").fetchall() == before
+        facts = "SELECT relforcerowsecurity AND relowner = $1::regrole FROM pg_class WHERE oid = "
+        assert one(db, facts + "'docs_chunks'::regclass", f'"{owner}"') is True
+    finally:
+        db.execute(f'DROP OWNED BY "{owner}", "{reader}" CASCADE; DROP ROLE "{owner}", "{reader}"')
 
 
 def test_roles_may_do_with_the_successor_what_they_might_before(

@@ -1,7 +1,10 @@
 """Attaching and detaching columns, on a real PostgreSQL."""
 
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -19,7 +22,7 @@ from taskvec.core.errors import (
     TaskvecError,
 )
 from taskvec.integrations.postgres import attach, detach
-from tests.attached import assert_right, one, queued, work
+from tests.attached import DEADLINE_S, assert_right, one, queued, until, work
 from tests.embedders import StubEmbedder, vector_of
 
 
@@ -265,6 +268,101 @@ def test_attach_in_a_transaction_of_the_callers_is_undone_with_it(
     assert one(conn, "SHOW search_path") == "public, pg_catalog"
     conn.rollback()
     assert one(conn, "SELECT to_regnamespace('taskvec')") is None
+
+
+@contextmanager
+def running(act: Callable[..., Any], *arguments: Any, **options: Any) -> Iterator[Future[Any]]:
+    """A call in a thread of its own, which has returned by the end of the block."""
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(act, *arguments, **options)
+        yield future
+        future.result(DEADLINE_S)
+
+
+WAITING = "SELECT count(*) FROM pg_locks WHERE relation = 'docs'::regclass AND NOT granted"
+
+
+@pytest.mark.parametrize("act", [put, detach])
+def test_nobody_waits_behind_a_call_that_waits_for_the_table(
+    dsn: str, db: psycopg.Connection[Any], act: Callable[..., Any]
+) -> None:
+    if act is detach:
+        put(dsn)
+    with psycopg.connect(dsn) as reader:
+        reader.execute("SELECT * FROM docs")
+        with running(act, dsn, "docs", wait_s=60.0) as future:
+            until(lambda: one(db, WAITING) == 1, "the wait")
+            slowest = 0.0
+            for i in range(100):
+                began = time.monotonic()
+                db.execute("UPDATE docs SET other = %s WHERE id = 1", [i])
+                slowest = max(slowest, time.monotonic() - began)
+            # The server looks for deadlocks after a second: whoever is in its queue waits longer.
+            assert slowest < 1.0
+            assert not future.done()
+            reader.rollback()
+
+
+def test_a_lock_that_is_never_given_up_ends_in_an_error(
+    dsn: str, db: psycopg.Connection[Any]
+) -> None:
+    with psycopg.connect(dsn) as reader:
+        reader.execute("SELECT * FROM docs")
+        with pytest.raises(StoreError, match=r"attaching 'docs' needs a lock .* 0\.2 s"):
+            put(dsn, wait_s=0.2)
+        assert one(db, "SELECT to_regnamespace('taskvec')") is None
+        reader.rollback()
+        put(dsn)
+        reader.execute("SELECT * FROM docs")
+        with pytest.raises(StoreError, match="detaching 'docs' needs a lock"):
+            detach(dsn, "docs", wait_s=0.2)
+    assert not put(dsn).created
+
+
+VALID = "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('taskvec_1_column_full')"
+
+
+def test_a_table_with_rows_is_indexed_while_it_is_written(
+    dsn: str, conn: psycopg.Connection[Any], db: psycopg.Connection[Any]
+) -> None:
+    # What is built CONCURRENTLY waits for all snapshots.
+    conn.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+    conn.execute("SELECT 1")
+    with running(put, dsn, "docs") as future:
+        until(lambda: one(db, VALID) is False, "the building")
+        db.execute("UPDATE docs SET text = 'eins' WHERE id = 1")
+        work(dsn)
+        assert_right(db)
+        assert not future.done()
+        conn.rollback()
+    assert one(db, VALID) is True
+
+
+def test_an_index_that_is_missing_is_made_by_the_same_attach_again(
+    dsn: str, db: psycopg.Connection[Any]
+) -> None:
+    put(dsn)
+    db.execute("DROP INDEX taskvec_1_column_full")
+    assert not put(dsn).created
+    assert one(db, VALID) is True
+
+
+def test_an_index_of_the_users_own_serves(dsn: str, db: psycopg.Connection[Any]) -> None:
+    db.execute("ALTER TABLE docs ADD COLUMN embedding vector(8)")
+    db.execute("CREATE INDEX mine ON docs USING hnsw (embedding vector_cosine_ops)")
+    put(dsn)
+    assert one(db, VALID) is None
+
+
+def test_an_empty_table_is_indexed_in_the_same_transaction(
+    dsn: str, conn: psycopg.Connection[Any], db: psycopg.Connection[Any]
+) -> None:
+    db.execute("TRUNCATE docs")
+    conn.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+    conn.execute("SELECT 1")
+    put(dsn, chunks="docs_chunks")
+    assert one(db, VALID) is True
+    assert one(db, VALID.replace("column", "chunks")) is True
 
 
 def test_two_columns_of_a_table_go_side_by_side(dsn: str, db: psycopg.Connection[Any]) -> None:

@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,11 @@ import psycopg
 import pytest
 
 from taskvec.core import Encoder
-from taskvec.core.errors import FingerprintError, InputError, SchemaError, StoreError
-from taskvec.integrations.postgres import attach
+from taskvec.core.errors import FingerprintError, InputError, SchemaError, StoreError, SyncError
+from taskvec.integrations.postgres import alter, attach, swap
 from taskvec.integrations.postgres.indexes import FirstPass, index_first_pass
 from taskvec.integrations.postgres.searching import search
-from tests.attached import one, work
+from tests.attached import one, until, work
 from tests.embedders import StubEmbedder, vector_of
 
 ROWS = 3_000
@@ -76,7 +77,7 @@ def test_the_plain_search_uses_the_columns_index(
 ) -> None:
     filled(dsn, db, type=type_)
     found = search(dsn, "docs", "query", k=5, embedder=StubEmbedder(), explain=True)
-    assert "Index Scan using docs_embedding_idx" in found.plan
+    assert "Index Scan using taskvec_1_column_full" in found.plan
     assert "Seq Scan" not in found.plan
     assert len(set(ids(found)) & set(exact(db, "query")[:5])) >= 3
     assert [row["score"] for row in found] == sorted((row["score"] for row in found), reverse=True)
@@ -138,6 +139,43 @@ def test_a_filtered_search_goes_on_until_it_has_k(
     assert len(psycopg.RawCursor(db).execute(statement, ["it", vector]).fetchall()) < 10
 
 
+@pytest.fixture
+def rare(dsn: str, db: psycopg.Connection[Any]) -> psycopg.Connection[Any]:
+    """More rows than a scan of the index looks at, and every 250th of them the farthest away."""
+    # In place of tens of thousands of rows, of which a scan looks at 20,000.
+    for setting in ("hnsw.max_scan_tuples = 1", "enable_seqscan = off"):
+        db.execute(f"ALTER DATABASE {db.info.dbname} SET {setting}")
+    attach(dsn, "docs", source="text", embedder=StubEmbedder(), index="none")
+    query = vector_of("query", "retrieval.query").tolist()
+    db.execute("SET session_replication_role = replica")
+    db.execute(
+        "INSERT INTO docs SELECT i, 'text ' || i, '', l2_normalize(CASE WHEN i %% 250 = 7"
+        " THEN '[0,0,0,0,0,0,0,0]'::vector - %(query)s::vector ELSE %(query)s::vector"
+        " + array_fill(random() * 0.1, ARRAY[8])::vector END) FROM generate_series(7, 2500) i",
+        {"query": str(query)},
+    )
+    db.execute("RESET session_replication_role")
+    db.execute("CREATE INDEX ON docs USING hnsw (embedding vector_cosine_ops)")
+    db.execute("VACUUM ANALYZE docs")
+    return db
+
+
+def test_a_filter_that_leaves_the_index_fewer_than_k_is_searched_again_exactly(
+    dsn: str, rare: psycopg.Connection[Any]
+) -> None:
+    options: dict[str, Any] = {"k": 10, "where": "id % 250 = 7", "embedder": StubEmbedder()}
+    index = search(dsn, "docs", "query", exact=False, explain=True, **options)
+    assert "Index Scan using docs_embedding_idx" in index.plan
+    assert len(index) < 10
+    assert not index.exact
+    found = search(dsn, "docs", "query", **options)
+    assert len(found) == 10
+    assert all(row["id"] % 250 == 7 for row in found)
+    assert found.exact
+    assert found.sql.startswith(index.sql)
+    assert found.sql.count("LIMIT 10") == 2
+
+
 def test_without_an_index_all_rows_with_a_vector_are_ranked(
     dsn: str, db: psycopg.Connection[Any]
 ) -> None:
@@ -146,6 +184,73 @@ def test_without_an_index_all_rows_with_a_vector_are_ranked(
     work(dsn)
     found = search(dsn, "docs", "query", k=10, embedder=StubEmbedder())
     assert ids(found) == exact(db, "query", 8, "id < 7")
+
+
+def test_an_exact_search_takes_no_index(dsn: str, db: psycopg.Connection[Any]) -> None:
+    filled(dsn, db)
+    found = search(dsn, "docs", "query", k=50, exact=True, explain=True, embedder=StubEmbedder())
+    assert "using taskvec_1_column_full" not in found.plan
+    assert ids(found) == exact(db, "query")[:50]
+    assert found.exact
+    assert not search(dsn, "docs", "query", k=50, embedder=StubEmbedder()).exact
+
+
+def test_a_search_of_few_rows_without_an_index_is_exact_at_once(
+    dsn: str, db: psycopg.Connection[Any]
+) -> None:
+    attach(dsn, "docs", source="text", embedder=StubEmbedder(), index="none")
+    work(dsn)
+    found = search(dsn, "docs", "query", k=10, embedder=StubEmbedder())
+    assert (len(found), found.exact, found.sql.count("LIMIT 10")) == (6, True, 1)
+
+
+@pytest.mark.parametrize("chunks", [None, "docs_chunks"])
+def test_a_swap_while_the_query_is_encoded_lets_the_search_begin_anew(
+    dsn: str, db: psycopg.Connection[Any], chunks: str | None
+) -> None:
+    attach(dsn, "docs", source="text", embedder=StubEmbedder(), chunks="docs_chunks")
+    work(dsn)
+    alter(dsn, "docs", task="text-matching", query_task="text-matching", embedder=StubEmbedder())
+    work(dsn)
+    swapped: list[int] = []
+
+    def change(texts: list[str]) -> None:
+        if not swapped:
+            swapped.append(swap(dsn, "docs"))
+
+    found = search(dsn, "docs", "text 3", chunks=chunks, embedder=StubEmbedder(before=change))
+    assert swapped == [2]
+    assert found == search(dsn, "docs", "text 3", chunks=chunks, embedder=StubEmbedder())
+    assert found[0]["text"] == "text 3"
+    assert found[0]["score"] == pytest.approx(1.0, abs=1e-5)
+
+
+def test_a_swap_to_another_model_while_the_query_is_encoded_is_told(
+    dsn: str, db: psycopg.Connection[Any]
+) -> None:
+    attach(dsn, "docs", source="text", embedder=StubEmbedder())
+    alter(dsn, "docs", embedder=StubEmbedder(name="new"))
+    work(dsn, columns=[1])
+    work(dsn, StubEmbedder(name="new"), columns=[2])
+    change = StubEmbedder(before=lambda _: swap(dsn, "docs"))
+    with pytest.raises(FingerprintError, match="change the column's model"):
+        search(dsn, "docs", "text 3", embedder=change)
+
+
+def test_a_snapshot_from_before_a_swap_is_not_searched_with_the_former_model(
+    dsn: str, conn: psycopg.Connection[Any], db: psycopg.Connection[Any]
+) -> None:
+    # An index would be built CONCURRENTLY, and that waits for all snapshots.
+    attach(dsn, "docs", source="text", embedder=StubEmbedder(), index="none")
+    alter(dsn, "docs", task="text-matching", query_task="text-matching", embedder=StubEmbedder())
+    work(dsn)
+    conn.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+    conn.execute("SELECT 1")
+    swap(dsn, "docs")
+    with pytest.raises(SyncError, match="search in a new one"):
+        search(conn, "docs", "text 3", embedder=StubEmbedder())
+    conn.rollback()
+    assert len(search(conn, "docs", "text 3", embedder=StubEmbedder())) == 6
 
 
 def test_the_sql_that_ran_is_told_and_runs(dsn: str, db: psycopg.Connection[Any]) -> None:
@@ -221,7 +326,7 @@ def test_a_filtered_search_of_chunks_uses_their_index(
         dsn, "docs", "query", k=5, chunks="docs_chunks", where="lang = $1", params=["fr"],
         first_pass=first_pass, embedder=StubEmbedder(), explain=True,
     )  # fmt: skip
-    index = f"taskvec_1_chunks_{first_pass}" if first_pass else "docs_chunks_embedding_idx"
+    index = f"taskvec_1_chunks_{first_pass or 'full'}"
     assert f"Index Scan using {index}" in found.plan
     assert "Seq Scan" not in found.plan
     assert len(found) == 5
@@ -267,8 +372,29 @@ def test_an_interrupted_build_is_built_anew(dsn: str, db: psycopg.Connection[Any
     with pytest.raises(SchemaError, match="no index for a first pass of 64"):
         search(dsn, "docs", "q", first_pass=64, embedder=StubEmbedder())
     assert index_first_pass(dsn, "docs", 64)
-    assert one(db, "SELECT count(*) FROM pg_class WHERE relname LIKE 'taskvec_1_column%'") == 1
+    assert one(db, "SELECT count(*) FROM pg_class WHERE relname LIKE 'taskvec_1_column_64%'") == 1
     assert search(dsn, "docs", "q", first_pass=64, embedder=StubEmbedder()) == []
+
+
+def test_two_builds_of_an_index_take_turns(
+    dsn: str, conn: psycopg.Connection[Any], db: psycopg.Connection[Any]
+) -> None:
+    attach(dsn, "docs", source="text", embedder=StubEmbedder(), dim=DIM)
+    # What is built CONCURRENTLY waits for all snapshots.
+    conn.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+    conn.execute("SELECT 1")
+    present = "SELECT count(*) FROM pg_class WHERE relname = 'taskvec_1_column_64'"
+    trying = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_try_advisory%'"
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(index_first_pass, dsn, "docs", 64)
+        until(lambda: one(db, present) == 1, "the first build")
+        second = pool.submit(index_first_pass, dsn, "docs", 64)
+        until(lambda: one(db, trying) >= 2, "the second build's wait")
+        with psycopg.connect(dsn) as other, pytest.raises(StoreError, match="another session"):
+            index_first_pass(other, "docs", 64)
+        conn.rollback()
+        assert (first.result(60), second.result(60)) == (True, False)
+    assert one(db, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == 0
 
 
 def test_the_first_pass_index_is_part_of_the_callers_transaction(
@@ -298,6 +424,7 @@ def test_a_first_pass_that_does_not_fit_is_refused(
         ({"k": 0}, InputError, "k 0: give at least 1"),
         ({"oversample": 0}, InputError, "oversample 0"),
         ({"params": [1]}, InputError, "without a condition"),
+        ({"exact": True, "first_pass": 64}, InputError, "leave one of them out"),
         ({"table": "nowhere"}, SchemaError, "no table 'nowhere'"),
         ({"table": "a.b.c.d"}, SchemaError, "no table's name"),
         ({"table": "plain"}, SchemaError, "nothing is attached"),

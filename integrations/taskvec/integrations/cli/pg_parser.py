@@ -76,6 +76,7 @@ def _add_attach(actions: Commands) -> None:
         default="replace",
         help="whether vectors already there are made anew (default: %(default)s)",
     )
+    _add_wait(parser)
 
 
 def _task_help(whose: str) -> str:
@@ -89,6 +90,13 @@ def _add_detach(actions: Commands) -> None:
     which.add_argument("--id", type=positive, help="the column's id, as status has it")
     _add_place(parser, column="(default: embedding, or none with --chunks)")
     parser.add_argument("--drop", action="store_true", help="drop the column and its chunks too")
+    _add_wait(parser)
+
+
+def _add_wait(parser: Parser) -> None:
+    parser.add_argument(
+        "--wait", type=seconds, default=WAIT_S, help="for the table's lock, seconds"
+    )
 
 
 def _add_which(parser: Parser) -> None:
@@ -142,6 +150,11 @@ def _add_search(actions: Commands) -> None:
     )
     parser.add_argument(
         "--oversample", type=positive, default=10, help="candidates a result (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--exact",
+        action=argparse.BooleanOptionalAction,
+        help="compare all rows that fit (default: where an index finds fewer than k)",
     )
     parser.add_argument("--sql", action="store_true", help="print the SQL that ran, too")
     parser.add_argument("--explain", action="store_true", help="print the server's plan, too")

@@ -14,7 +14,11 @@ from taskvec.integrations.postgres import registry, triggers
 from taskvec.integrations.postgres.choosing import choose, successor
 from taskvec.integrations.postgres.chunks import create_chunks
 from taskvec.integrations.postgres.following import follow, numbers
-from taskvec.integrations.postgres.grants import copy_column_grants, copy_table_grants
+from taskvec.integrations.postgres.grants import (
+    copy_column_grants,
+    copy_owner,
+    copy_table_grants,
+)
 from taskvec.integrations.postgres.queue import create_queue
 from taskvec.integrations.postgres.registry import Column, fixed_path
 from taskvec.integrations.postgres.sessions import patiently
@@ -220,6 +224,7 @@ def _register(conn: psycopg.Connection[Any], live: Column, wanted: Column) -> Co
     _add_column(conn, live, new)
     if chunks is not None:
         create_chunks(conn, new.table, chunks, new.vector_type)
+        copy_owner(conn, live.chunk_table, new.chunk_table)
         copy_table_grants(conn, live.chunk_table, new.chunk_table)
     run(
         conn, INSERT, live.id, new.id, new.embedding,

@@ -1,4 +1,4 @@
-"""Attaches a column to its sources, and detaches it: each in one transaction."""
+"""Attaches a column to its sources, and detaches it: each in one short transaction."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,14 +14,22 @@ from taskvec.integrations.postgres import registry, triggers
 from taskvec.integrations.postgres.chunks import CHUNK_COLUMNS, create_chunks
 from taskvec.integrations.postgres.conditions import Condition, read_condition
 from taskvec.integrations.postgres.following import follow, numbers
+from taskvec.integrations.postgres.indexes import (
+    all_vectors,
+    has_index,
+    make_index,
+    require_owner,
+)
 from taskvec.integrations.postgres.monitoring import ensure_view
 from taskvec.integrations.postgres.names import Table, find_table, read_table, vector_schema
 from taskvec.integrations.postgres.queue import create_queue
 from taskvec.integrations.postgres.registry import Column, fixed_path, vector_type
+from taskvec.integrations.postgres.sessions import in_transaction, patiently
 from taskvec.integrations.postgres.statements import connected, run, several
 from taskvec.integrations.postgres.wishes import Wish, check_model
 
 DEFAULT_CHUNK_CHARACTERS = 800
+WAIT_S = 30.0  # for a table's lock
 INSERT = """
 INSERT INTO taskvec.columns (relation, numbered, numbers, embedding, sources, keys, condition,
   watched, chunks, chunk_characters, model, task, query_task, dim, type, index, fingerprint,
@@ -29,19 +37,16 @@ INSERT INTO taskvec.columns (relation, numbered, numbers, embedding, sources, ke
 VALUES ($1::oid::regclass, $1, {numbers}, $2, $3, $4, $5, $6, to_regclass($7), $8, $9, $10, $11,
   $12, $13, $14, $15, $16, $17)
 """
-HAS_INDEX = """
-SELECT EXISTS (SELECT FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
-  JOIN pg_am m ON m.oid = c.relam JOIN pg_opclass o ON o.oid = i.indclass[0]
-  JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
-  WHERE i.indrelid = $1::oid AND a.attname = $2 AND m.amname = 'hnsw' AND i.indpred IS NULL
-    AND i.indisvalid AND o.opcname LIKE '%cosine_ops')
+# Nothing to index yet: the index is made at once.
+EMPTY = """
+SELECT pg_relation_size($1::oid::regclass) = 0 AND NOT EXISTS (
+  SELECT FROM pg_partition_tree($1::oid::regclass) WHERE pg_relation_size(relid) > 0)
 """
 CHUNK_NAME = """
 SELECT (SELECT ARRAY[n.nspname, c.relname]::text[] FROM pg_class c
         JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass($1)),
        parse_ident($1), current_schema()::text
 """
-CREATE_INDEX = "CREATE INDEX ON {table} USING hnsw ({field} {operators})"
 # What an attachment is known by; the registry's words for it.
 COMPARED = (
     "chunk_characters", "model", "task", "query_task", "dim", "type", "index", "fingerprint",
@@ -75,6 +80,7 @@ def attach(
     chunks: str | None = None,
     chunk_characters: int = DEFAULT_CHUNK_CHARACTERS,
     existing: Literal["replace", "keep"] = "replace",
+    wait_s: float = WAIT_S,
 ) -> Attached:
     """Let a column hold the vectors of its table's texts from now on. Workers fill it.
 
@@ -88,8 +94,12 @@ def attach(
     where: an SQL condition over the row's own columns; other rows have no vector.
     chunks: a name for a new table of late-chunked passages, of at most `chunk_characters` each.
     existing: whether vectors already in the column are trusted or made anew.
+    wait_s: how long to try for the table's lock, which is never waited for in its queue.
 
-    The same call again changes nothing. Raises SchemaError where table, column or attachment do
+    Column, chunk table, triggers and queue are made in one short transaction. The index of a table
+    that has rows follows, CONCURRENTLY unless inside a transaction: should it fail, all else stays,
+    and the same call again makes it. Otherwise that changes nothing.
+    Raises SchemaError where table, column or attachment do
     not fit, InputError for an option, StoreError for what else the server refuses.
     """
     check_model(model)
@@ -110,11 +120,21 @@ def attach(
         fingerprint=encoder.fingerprint(task, full),
         query_fingerprint=encoder.fingerprint(query_task, full),
     )
-    with connected(dsn) as conn, conn.transaction():
+    with connected(dsn) as conn:
+        outer = in_transaction(conn)
         try:
-            return _attach(conn, table, wish, where)
+            made, created = patiently(
+                conn,
+                lambda: _attach(conn, table, wish, where),
+                wait_s=wait_s,
+                what=f"attaching {table!r}",
+            )
+            if made.index == "hnsw":
+                for vectors in all_vectors(conn, made):
+                    make_index(conn, vectors, None, concurrently=not outer)
         except psycopg.errors.InsufficientPrivilege as error:
             raise SchemaError(f"no privilege to attach {table!r}: {error}") from error
+        return Attached(made.id, str(made), created)
 
 
 def detach(
@@ -125,24 +145,30 @@ def detach(
     chunks: str | None = None,
     id: int | None = None,  # noqa: A002 - what `attach` and `status` call it
     drop: bool = False,
+    wait_s: float = WAIT_S,
 ) -> bool:
     """Stop keeping a column up to date: its triggers, its queue and its registration go.
 
     column, chunks: as they were attached; with column=None, chunks says which.
     id: of a column in place of all these, also of one whose table is gone.
     drop: drop the column and the chunk table as well. Returns False where nothing was attached.
+    wait_s: as of `attach`. Raises StoreError for a lock.
     """
     if (table is None) == (id is None):
         raise InputError(f"table {table!r} and id {id!r}: give one of them")
-    with connected(dsn) as conn, conn.transaction():
+
+    def act(conn: psycopg.Connection[Any]) -> bool:
         run(conn, "SELECT pg_advisory_xact_lock($1)", registry.LOCK_KEY)
-        if table is not None:
-            id = _attached_id(conn, table, column, chunks)  # noqa: A001
+        known = id if table is None else _attached_id(conn, table, column, chunks)
         with fixed_path(conn):
-            found = [] if id is None else registry.rows(conn, id)
+            found = [] if known is None else registry.rows(conn, known)
             for row in found:
-                _detach(conn, row, drop=drop)
+                _remove(conn, row, drop=drop)
             return bool(found)
+
+    what = f"detaching {table!r}" if table is not None else f"detaching column {id}"
+    with connected(dsn) as conn:
+        return patiently(conn, lambda: act(conn), wait_s=wait_s, what=what)
 
 
 def _attached_id(
@@ -152,7 +178,10 @@ def _attached_id(
     return row["id"] if row else None
 
 
-def _attach(conn: psycopg.Connection[Any], table: str, wish: Wish, where: str | None) -> Attached:
+def _attach(
+    conn: psycopg.Connection[Any], table: str, wish: Wish, where: str | None
+) -> tuple[Column, bool]:
+    """The attached column, and whether it is new."""
     run(conn, "SELECT pg_advisory_xact_lock($1)", registry.LOCK_KEY)
     oid = find_table(conn, table)
     facts = read_table(conn, oid)
@@ -173,7 +202,7 @@ def _attach(conn: psycopg.Connection[Any], table: str, wish: Wish, where: str | 
             _prepare(conn, facts, wish, chunks)
             column = _register(conn, facts, wish, condition, chunks)
             _equip(conn, column)
-        return Attached(column.id, str(column), created=present is None)
+        return column, present is None
 
 
 def _prepare(
@@ -216,11 +245,15 @@ def _register(
 
 
 def _equip(conn: psycopg.Connection[Any], column: Column) -> None:
-    """Give a registered column its queue, triggers and indexes."""
+    """Give a registered column its queue and triggers, and the index where there is no row yet."""
     create_queue(conn, column)
     triggers.install(conn, column)
     if column.index == "hnsw":
-        _create_indexes(conn, column)
+        for vectors in all_vectors(conn, column):
+            if not has_index(conn, vectors, None):
+                require_owner(vectors)
+            if run(conn, EMPTY, vectors.place.oid).fetchone() == (True,):
+                make_index(conn, vectors, None, concurrently=False)
     run(conn, "SELECT pg_notify($1, $2)", registry.CHANNEL, str(column.id))
 
 
@@ -293,28 +326,11 @@ def _add_column(conn: psycopg.Connection[Any], table: Table, wish: Wish) -> None
         )
 
 
-def _create_indexes(conn: psycopg.Connection[Any], column: Column) -> None:
-    """HNSW by cosine over the column, where it has none, and over its chunks."""
-    operators = sql.Identifier(column.vectors, f"{column.type}_cosine_ops")
-    if column.embedding and not _has_index(conn, column.table.oid, column.embedding):
-        column.table.require_owner(f"index column {column.embedding!r}")
-        field = sql.Identifier(column.embedding)
-        run(conn, CREATE_INDEX, table=column.table.identifier, field=field, operators=operators)
-    if column.chunks:
-        field = sql.Identifier("embedding")
-        run(conn, CREATE_INDEX, table=column.chunk_table, field=field, operators=operators)
-
-
-def _has_index(conn: psycopg.Connection[Any], oid: int, column: str) -> bool:
-    row = run(conn, HAS_INDEX, oid, column).fetchone()
-    return bool(row and row[0])
-
-
-def _detach(conn: psycopg.Connection[Any], row: dict[str, Any], *, drop: bool) -> None:
+def _remove(conn: psycopg.Connection[Any], row: dict[str, Any], *, drop: bool) -> None:
     """Remove what there is of a column; of a broken one that may be less than was made."""
     for other in registry.rows(conn):
         if other["successor_of"] == row["id"]:
-            _detach(conn, other, drop=True)
+            _remove(conn, other, drop=True)
     triggers.remove(conn, row["id"])
     queue = sql.Identifier("taskvec", f"queue_{row['id']}")
     run(conn, "DROP TABLE IF EXISTS {queue}", queue=queue)

@@ -20,6 +20,71 @@ FROM pg_catalog.pg_attribute c CROSS JOIN pg_catalog.aclexplode(c.attacl) a
 WHERE c.attrelid = pg_catalog.to_regclass($1) AND c.attname = $2
 """
 
+OWNER = """
+SELECT pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(relowner)), relrowsecurity,
+  relforcerowsecurity
+FROM pg_catalog.pg_class WHERE oid = pg_catalog.to_regclass($1)
+"""
+POLICIES = """
+SELECT p.polname, p.polpermissive, p.polcmd::text,
+  ARRAY(SELECT CASE r WHEN 0 THEN 'PUBLIC' ELSE r::regrole::text END
+        FROM pg_catalog.unnest(p.polroles) r),
+  pg_catalog.pg_get_expr(p.polqual, p.polrelid), pg_catalog.pg_get_expr(p.polwithcheck, p.polrelid)
+FROM pg_catalog.pg_policy p WHERE p.polrelid = pg_catalog.to_regclass($1) ORDER BY p.polname
+"""
+POLICY = "CREATE POLICY {name} ON {table} AS {kind} FOR {command} TO {roles} {using} {check}"
+COMMANDS = {"*": "ALL", "r": "SELECT", "a": "INSERT", "w": "UPDATE", "d": "DELETE"}
+
+
+@dataclass(frozen=True)
+class RowSecurity:
+    """A table's row security, as it was read. Policies: rows of POLICIES."""
+
+    enabled: bool
+    forced: bool
+    policies: list[tuple[Any, ...]]
+
+
+def copy_owner(conn: psycopg.Connection[Any], old: sql.Identifier, new: sql.Identifier) -> None:
+    """Give a new table the old one's owner, and row security where that has it.
+
+    Without a policy, so that nobody reads it who might not read all of the old one: policies may
+    name their own table, and are made once the new one is called like it.
+    """
+    owner, secured, _ = run(conn, OWNER, old.as_string(conn)).fetchone() or ("", False, False)
+    run(conn, "ALTER TABLE {new} OWNER TO {owner}", new=new, owner=sql.SQL(owner))
+    if secured:
+        run(conn, "ALTER TABLE {new} ENABLE ROW LEVEL SECURITY", new=new)
+
+
+def row_security(conn: psycopg.Connection[Any], table: sql.Identifier) -> RowSecurity:
+    """A table's row security. Under `fixed_path`, so that expressions name things in full."""
+    spelled = table.as_string(conn)
+    _, enabled, forced = run(conn, OWNER, spelled).fetchone() or ("", False, False)
+    return RowSecurity(enabled, forced, run(conn, POLICIES, spelled).fetchall())
+
+
+def restore_row_security(
+    conn: psycopg.Connection[Any], table: sql.Identifier, security: RowSecurity
+) -> None:
+    """Secure a table's rows as those of the table that had its name."""
+    for called, permissive, command, roles, using, check in security.policies:
+        run(
+            conn,
+            POLICY,
+            name=name(called),
+            table=table,
+            kind=sql.SQL("PERMISSIVE" if permissive else "RESTRICTIVE"),
+            command=sql.SQL(COMMANDS[command]),
+            roles=sql.SQL(", ".join(roles)),
+            using=sql.SQL(f"USING ({using})" if using else ""),
+            check=sql.SQL(f"WITH CHECK ({check})" if check else ""),
+        )
+    if security.enabled:
+        run(conn, "ALTER TABLE {table} ENABLE ROW LEVEL SECURITY", table=table)
+    if security.forced:
+        run(conn, "ALTER TABLE {table} FORCE ROW LEVEL SECURITY", table=table)
+
 
 def copy_table_grants(
     conn: psycopg.Connection[Any], old: sql.Identifier, new: sql.Identifier

@@ -1,13 +1,16 @@
 """Indexes for search: over a whole vector, its Matryoshka prefix, or its signs."""
 
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias, get_args
 
 import psycopg
 from psycopg import sql
+from psycopg.pq import TransactionStatus
 
-from taskvec.core.errors import InputError, SchemaError
+from taskvec.core.errors import InputError, SchemaError, StoreError
 from taskvec.integrations.postgres.choosing import choose
 from taskvec.integrations.postgres.registry import Column, vector_type
 from taskvec.integrations.postgres.sessions import in_transaction
@@ -17,18 +20,30 @@ FirstPass: TypeAlias = Literal[64, 128, 256, "binary"]
 SIGNS: Final = "binary"
 FIRST_PASSES: tuple[FirstPass, ...] = get_args(FirstPass)
 
-# The names hold a column's id, and so are the column's own whatever its table is called.
+INDEX_LOCK_KEY = 7_313_003  # of advisory locks: builds on one table take turns
+POLL_S = 0.1
+
+# A name of ours holds a column's id, and so is the column's own whatever its table is called.
 VALID = """
 SELECT i.indisvalid FROM pg_catalog.pg_index i
 JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
 WHERE i.indrelid = $1 AND c.relname = $2
+"""
+WHOLE = """
+SELECT EXISTS (SELECT FROM pg_catalog.pg_index i
+  JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
+  JOIN pg_catalog.pg_am m ON m.oid = c.relam AND m.amname = 'hnsw'
+  JOIN pg_catalog.pg_opclass o ON o.oid = i.indclass[0] AND o.opcname LIKE '%cosine\\_ops'
+  JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+  WHERE i.indrelid = $1 AND a.attname = $2 AND i.indpred IS NULL AND i.indisvalid)
 """
 PARTITIONS = """
 SELECT c.oid, n.nspname, c.relname, c.relkind = 'p' FROM pg_catalog.pg_inherits i
 JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE i.inhparent = $1 ORDER BY c.oid
 """
-CREATE = "CREATE INDEX {how} {index} ON {only} {table} USING hnsw (({what}) {operators})"
+CREATE = "CREATE {unique} INDEX {how} {index} ON {only} {table} {definition}"
+LOCK, LOCK_HERE = "pg_try_advisory_lock", "pg_try_advisory_xact_lock"
 
 
 @dataclass(frozen=True)
@@ -60,8 +75,16 @@ class Vectors:
         kind = "chunks" if self.chunked else "column"
         return f"taskvec_{self.column.id}_{kind}_{first_pass or 'full'}"
 
+    def definition(self, first_pass: FirstPass | None) -> sql.Composed:
+        """How the index of a pass is made."""
+        field: sql.Composable = name(self.name)
+        what = self.first(field, first_pass) if first_pass else field
+        binary = first_pass == SIGNS
+        family = "bit_hamming_ops" if binary else f"{self.column.type}_cosine_ops"
+        return fill("USING hnsw (({what}) {operators})", what=what, operators=self.function(family))
+
     def function(self, called: str) -> sql.Identifier:
-        """A function of pgvector's."""
+        """A function of pgvector's, or a family of operators."""
         return sql.Identifier(self.column.vectors, called)
 
     def operator(self, sign: str) -> sql.Composed:
@@ -104,7 +127,8 @@ def index_first_pass(
     Built CONCURRENTLY, so that writers go on, unless the connection is inside a transaction. What
     an interrupted build left behind is built anew.
     Raises InputError for a first pass that does not fit the column, SchemaError where nothing is
-    attached or the role does not own the table.
+    attached or the role does not own the table, StoreError where another session is building and
+    a transaction could not wait for it.
     """
     with connected(dsn) as conn:
         outer = in_transaction(conn)
@@ -155,9 +179,15 @@ def all_vectors(conn: psycopg.Connection[Any], column: Column) -> Iterator[Vecto
 def has_index(
     conn: psycopg.Connection[Any], vectors: Vectors, first_pass: FirstPass | None
 ) -> bool:
-    """Whether the index of a pass was made here, to its end."""
-    row = run(conn, VALID, vectors.place.oid, vectors.index_name(first_pass)).fetchone()
-    return bool(row and row[0])
+    """Whether a complete index serves a pass: one made here, or any of whole vectors for none."""
+    if first_pass is None:
+        return run(conn, WHOLE, vectors.place.oid, vectors.name).fetchone() == (True,)
+    return is_built(conn, vectors.place, vectors.index_name(first_pass))
+
+
+def is_built(conn: psycopg.Connection[Any], place: Place, index: str) -> bool:
+    """Whether a table has an index of this name, complete."""
+    return run(conn, VALID, place.oid, index).fetchone() == (True,)
 
 
 def make_index(
@@ -170,67 +200,105 @@ def make_index(
     """Make the index of a pass, unless it is there. Returns whether it was made."""
     if has_index(conn, vectors, first_pass):
         return False
+    require_owner(vectors)
+    index = Index(vectors.index_name(first_pass), vectors.definition(first_pass))
+    return build(conn, vectors.place, index, concurrently=concurrently)
+
+
+def require_owner(vectors: Vectors) -> None:
+    """Raise SchemaError where this role may not index a column. Chunk tables are its own."""
     if not vectors.chunked:
-        vectors.column.table.require_owner(f"index {vectors.name!r}")
-    building = _Building(conn, vectors, first_pass, concurrently=concurrently)
-    building.build(vectors.place, vectors.index_name(first_pass))
-    return True
+        vectors.column.table.require_owner(f"index column {vectors.name!r}")
+
+
+@dataclass(frozen=True)
+class Index:
+    """An index to be made: its name, and its definition from USING on."""
+
+    name: str
+    definition: sql.Composed
+    unique: bool = False
+
+
+def build(conn: psycopg.Connection[Any], place: Place, index: Index, *, concurrently: bool) -> bool:
+    """Make an index, unless it is there. Returns whether it was made."""
+    with _turn(conn, place, wait=concurrently):
+        if is_built(conn, place, index.name):
+            return False
+        _Building(conn, index, concurrently=concurrently).build(place, index.name)
+        return True
+
+
+@contextmanager
+def _turn(conn: psycopg.Connection[Any], place: Place, *, wait: bool) -> Iterator[None]:
+    """No other session builds here meanwhile: what is half built is then an interrupted build.
+
+    Waited for outside of any statement, since a build waits for the snapshots of all statements.
+    """
+    key = INDEX_LOCK_KEY << 32 | place.oid
+    statement = f"SELECT {LOCK if wait else LOCK_HERE}($1)"
+    while run(conn, statement, key).fetchone() != (True,):
+        if not wait:
+            raise StoreError(
+                f"another session builds an index on {place.identifier.as_string(conn)}: try again "
+                "in a new transaction"
+            )
+        time.sleep(POLL_S)
+    try:
+        yield
+    finally:
+        if wait and not conn.closed:
+            run(conn, "SELECT pg_advisory_unlock($1)", key)
 
 
 class _Building:
     """The building of one index. A partitioned table's is built partition by partition."""
 
-    def __init__(
-        self,
-        conn: psycopg.Connection[Any],
-        vectors: Vectors,
-        first_pass: FirstPass | None,
-        *,
-        concurrently: bool,
-    ) -> None:
+    def __init__(self, conn: psycopg.Connection[Any], index: Index, *, concurrently: bool) -> None:
         self.conn = conn
-        self.vectors = vectors
-        self.first_pass = first_pass
-        self.concurrently = concurrently
+        self.index = index
+        self.how = sql.SQL("CONCURRENTLY" if concurrently else "")
 
-    def build(self, place: Place, index: str) -> None:
-        row = run(self.conn, VALID, place.oid, index).fetchone()
+    def build(self, place: Place, name: str) -> None:
+        row = run(self.conn, VALID, place.oid, name).fetchone()
         if row and not row[0] and not place.partitioned:
             # An interrupted build: nobody reads it, and it would be kept up to date for nothing.
-            stale = sql.Identifier(place.schema, index)
-            run(self.conn, "DROP INDEX {how} {index}", how=self._how(), index=stale)
+            self._drop(place, name)
         if not (row and (row[0] or place.partitioned)):
-            self._create(place, index)
+            self._create(place, name)
         if place.partitioned:
-            self._attach_parts(place, index)
+            self._attach_parts(place, name)
 
-    def _attach_parts(self, place: Place, index: str) -> None:
+    def _attach_parts(self, place: Place, name: str) -> None:
         for oid, *rest in run(self.conn, PARTITIONS, place.oid).fetchall():
             part = Place(oid, *rest)
-            own = f"{index}_{oid}"
+            own = f"{name}_{oid}"
             self.build(part, own)
             run(
                 self.conn,
                 "ALTER INDEX {whole} ATTACH PARTITION {own}",
-                whole=sql.Identifier(place.schema, index),
+                whole=sql.Identifier(place.schema, name),
                 own=sql.Identifier(part.schema, own),
             )
 
-    def _create(self, place: Place, index: str) -> None:
-        vectors, kind = self.vectors, self.vectors.column.type
-        field: sql.Composable = name(vectors.name)
-        what = vectors.first(field, self.first_pass) if self.first_pass else field
-        family = "bit_hamming_ops" if self.first_pass == SIGNS else f"{kind}_cosine_ops"
-        run(
-            self.conn,
-            CREATE,
-            how=sql.SQL("") if place.partitioned else self._how(),
-            only=sql.SQL("ONLY" if place.partitioned else ""),
-            index=sql.Identifier(index),
-            table=place.identifier,
-            what=what,
-            operators=sql.Identifier(vectors.column.vectors, family),
-        )
+    def _create(self, place: Place, name: str) -> None:
+        try:
+            run(
+                self.conn,
+                CREATE,
+                unique=sql.SQL("UNIQUE" if self.index.unique else ""),
+                how=sql.SQL("") if place.partitioned else self.how,
+                only=sql.SQL("ONLY" if place.partitioned else ""),
+                index=sql.Identifier(name),
+                table=place.identifier,
+                definition=self.index.definition,
+            )
+        except (psycopg.DataError, psycopg.ProgrammingError):
+            # What rows do not fit is not left behind half built.
+            if self.conn.info.transaction_status == TransactionStatus.IDLE:
+                self._drop(place, name)
+            raise
 
-    def _how(self) -> sql.SQL:
-        return sql.SQL("CONCURRENTLY" if self.concurrently else "")
+    def _drop(self, place: Place, name: str) -> None:
+        index = sql.Identifier(place.schema, name)
+        run(self.conn, "DROP INDEX {how} IF EXISTS {index}", how=self.how, index=index)

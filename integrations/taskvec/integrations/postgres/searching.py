@@ -1,6 +1,7 @@
 """Searches an attached column: the query's own task, filters, a first pass, exact re-ranking."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,12 +22,13 @@ from taskvec.integrations.postgres.indexes import (
     has_index,
     vectors_of,
 )
-from taskvec.integrations.postgres.registry import Column
+from taskvec.integrations.postgres.registry import Column, MovedError
 from taskvec.integrations.postgres.sessions import local_settings
 from taskvec.integrations.postgres.statements import AND, connected, fill, name, names, run
 
 # pgvector's bounds and its own default for how many candidates an HNSW scan keeps.
 LEAST_CANDIDATES, MOST_CANDIDATES = 40, 1_000
+ATTEMPTS = 3  # each of which a swap may come across
 CHUNK_FIELDS = ("ordinal", "first", "last", "text")
 
 # MATERIALIZED keeps the planner from merging the passes into one, which no index would serve.
@@ -40,20 +42,35 @@ ORDER BY "taskvec vector" {nearest} {query} LIMIT {k}"""
 DIRECT = """SELECT {fields}, 1 - ({vector} {nearest} {query}) AS score FROM {table} AS s
 WHERE {filters}
 ORDER BY {vector} {nearest} {query} LIMIT {k}"""
+# No index serves a sum, so that all rows that fit are compared.
+EXACT = """SELECT {fields}, 1 - ({vector} {nearest} {query}) AS score FROM {table} AS s
+WHERE {filters}
+ORDER BY ({vector} {nearest} {query}) + 0 LIMIT {k}"""
+# How the server's plan shows that an index gave the order: rows may then be left out.
+APPROXIMATE = "Order By:"
 # On lines of their own, so that a comment at the filter's end hides nothing.
 OF_ROW = "(\n{where}\n)"
 OF_DOCUMENT = "EXISTS (SELECT FROM {table} AS d WHERE {same} AND (\n{where}\n))"
+# The lock that reading takes, before anything is read; a swap needs all others gone. Whether the
+# queue is there says whether there was one, in a transaction with an older snapshot as well.
+LOCK = "SELECT {vector} FROM {table} AS s LIMIT 0"
+MOVED = "SELECT pg_catalog.to_regclass($1) IS NULL"
 HAS_SETTING = "SELECT count(*) FROM pg_catalog.pg_settings WHERE name = $1"
 
 
 class Found(list[dict[str, Any]]):
     """The rows of a search, best first, each a dict.
 
-    sql: the statements that were run, with $1 … for values. plan: the server's plan, if asked for.
+    exact: True where all rows that fit were compared, so that there are no nearer ones and, of
+    fewer than k, no more; False where an index may have left some out.
+    sql: the statements that were run, with $1 … for values. plan: the server's, if asked for.
     """
 
-    def __init__(self, rows: Sequence[dict[str, Any]], sql: str, plan: str | None) -> None:
+    def __init__(
+        self, rows: Sequence[dict[str, Any]], *, exact: bool, sql: str, plan: str | None
+    ) -> None:
         super().__init__(rows)
+        self.exact = exact
         self.sql = sql
         self.plan = plan
 
@@ -70,6 +87,7 @@ class Question:
     params: tuple[object, ...]
     first_pass: FirstPass | None
     oversample: int
+    exact: bool | None
 
     def __post_init__(self) -> None:
         for option in ("k", "oversample"):
@@ -77,6 +95,11 @@ class Question:
                 raise InputError(f"{option} {value!r}: give at least 1")
         if self.params and self.where is None:
             raise InputError(f"params {[*self.params]} without a condition: give where as well")
+        if self.exact and self.first_pass is not None:
+            raise InputError(
+                f"exact with a first pass of {self.first_pass!r}, which an index serves: leave one "
+                "of them out"
+            )
 
     @property
     def candidates(self) -> int:
@@ -96,6 +119,7 @@ def search(
     params: Sequence[object] = (),
     first_pass: FirstPass | None = None,
     oversample: int = 10,
+    exact: bool | None = None,
     embedder: Embedder | None = None,
     explain: bool = False,
 ) -> Found:
@@ -110,25 +134,42 @@ def search(
     first_pass: let an index of a Matryoshka prefix (64, 128, 256 dims) or of the signs ("binary")
     find k·oversample candidates, which are ranked exactly by their whole vectors.
     `index_first_pass` makes the index.
+    exact: an index looks at some ten thousand rows at most, of which a selective filter may leave
+    fewer than k, or none. None: then all rows that fit are compared, without the index. False: they
+    never are, however few were found. True: they are at once.
     embedder: an encoder of your own, in place of the model that the column was attached with.
     explain: run EXPLAIN first and keep the plan.
 
-    While a successor of the column is built, the column itself is searched.
+    While a successor of the column is built, the column itself is searched; where it takes the
+    column's place meanwhile, the search begins anew.
     Raises FingerprintError where the encoder is not the one that the column's queries need,
-    InputError for an option, SchemaError where nothing fits, StoreError for what the server says.
+    InputError for an option, SchemaError where nothing fits, SyncError where the column was swapped
+    after the snapshot of the caller's own transaction, StoreError for what the server says.
     """
     if not text.strip():
         raise InputError("the text is blank: say what to look for")
     asked = Question(
-        k=k, where=where, params=tuple(params), first_pass=first_pass, oversample=oversample
+        k=k,
+        where=where,
+        params=tuple(params),
+        first_pass=first_pass,
+        oversample=oversample,
+        exact=exact,
     )
     with connected(dsn) as conn:
-        with conn.transaction():
-            found = choose(conn, table, column, chunks)
-            vectors = _checked(conn, vectors_of(conn, found, chunks=chunks is not None), asked)
-        query = _encode(found, text, embedder_or_shared(embedder, found.model))
-        with conn.transaction():
-            return _Search(conn, vectors, asked).run(query, explain=explain)
+
+        def once() -> Found:
+            with conn.transaction():
+                found = choose(conn, table, column, chunks)
+                vectors = _checked(conn, vectors_of(conn, found, chunks=chunks is not None), asked)
+            query = _encode(found, text, embedder_or_shared(embedder, found.model))
+            with conn.transaction():
+                return _Search(conn, vectors, asked).run(query, explain=explain)
+
+        for _ in range(ATTEMPTS - 1):
+            with suppress(MovedError):
+                return once()
+        return once()
 
 
 def _checked(conn: psycopg.Connection[Any], vectors: Vectors, asked: Question) -> Vectors:
@@ -169,14 +210,52 @@ class _Search:
         self.chunked = vectors.chunked
 
     def run(self, query: str, *, explain: bool) -> Found:
+        self._hold()
         # pgvector's settings exist once it was used.
         run(self.conn, "SELECT $1::{type}", query, type=self.vectors.column.vector_type)
-        statement, values = self.statement(), [*self.asked.params, query]
-        cursor = psycopg.RawCursor(self.conn, row_factory=dict_row)
+        values = [*self.asked.params, query]
+        if self.asked.exact:
+            return self._exact(values, explain=explain)
+        found = self._nearest(values, explain=explain)
+        if len(found) == self.asked.k or found.exact or self.asked.exact is not None:
+            return found
+        again = self._exact(values, explain=explain)
+        again.sql = f"{found.sql};\n{again.sql}"
+        again.plan = f"{found.plan}\n{again.plan}" if explain else None
+        return again
+
+    def _hold(self) -> None:
+        """Keep swaps away. Raises MovedError where there was one since the column was chosen."""
+        vectors = self.vectors
+        field = name(vectors.name, "s")
+        run(self.conn, LOCK, vector=field, table=vectors.place.identifier)
+        queue = vectors.column.queue.as_string(self.conn)
+        if run(self.conn, MOVED, queue).fetchone() == (True,):
+            raise MovedError(
+                f"{vectors.column} gave way to its successor, or was detached, after this "
+                "transaction began: search in a new one"
+            )
+
+    def _nearest(self, values: list[object], *, explain: bool) -> Found:
+        """What the server finds in its own way."""
+        statement = self.statement(DIRECT if self.asked.first_pass is None else STAGED)
         with local_settings(self.conn, self.settings()):
             plan = self._plan(statement, values) if explain else None
-            rows = cursor.execute(statement, values).fetchall()
-        return Found(rows, self._told(statement), plan)
+            rows = self._rows(statement, values)
+            short = len(rows) < self.asked.k and self.asked.exact is None
+            exact = short and APPROXIMATE not in (plan or self._plan(statement, values))
+        return Found(rows, exact=exact, sql=self._told(statement), plan=plan)
+
+    def _exact(self, values: list[object], *, explain: bool) -> Found:
+        """What comparing all rows that fit finds."""
+        statement = self.statement(EXACT)
+        plan = self._plan(statement, values) if explain else None
+        rows = self._rows(statement, values)
+        return Found(rows, exact=True, sql=statement.as_string(self.conn), plan=plan)
+
+    def _rows(self, statement: sql.Composed, values: list[object]) -> list[dict[str, Any]]:
+        cursor = psycopg.RawCursor(self.conn, row_factory=dict_row)
+        return cursor.execute(statement, values).fetchall()
 
     def settings(self) -> dict[str, str]:
         """How the index is to be scanned; candidates of a first pass need no order."""
@@ -184,13 +263,13 @@ class _Search:
         order = "strict_order" if self.asked.first_pass is None else "relaxed_order"
         return {"hnsw.ef_search": str(candidates), "hnsw.iterative_scan": order}
 
-    def statement(self) -> sql.Composed:
+    def statement(self, template: str) -> sql.Composed:
         vectors, asked = self.vectors, self.asked
         query = vectors.whole(sql.SQL(f"${len(asked.params) + 1}"))
         fields = self._fields()
         vector = name(vectors.name, "s")
         return fill(
-            DIRECT if asked.first_pass is None else STAGED,
+            template,
             fields=names(fields, "s"),
             plain=names(fields),
             vector=vector,

@@ -11,18 +11,22 @@ from psycopg import sql
 
 from taskvec.core.errors import SchemaError, SyncError
 from taskvec.integrations.postgres import registry, triggers
+from taskvec.integrations.postgres.carrying import carry, require_carried, user_indexes
 from taskvec.integrations.postgres.choosing import choose, successor
 from taskvec.integrations.postgres.following import follow
+from taskvec.integrations.postgres.grants import restore_row_security, row_security
 from taskvec.integrations.postgres.indexes import (
     FIRST_PASSES,
+    Vectors,
     all_vectors,
     fits,
     has_index,
+    is_built,
     make_index,
 )
 from taskvec.integrations.postgres.registry import Column, fixed_path
 from taskvec.integrations.postgres.sessions import in_transaction, patiently
-from taskvec.integrations.postgres.statements import connected, run
+from taskvec.integrations.postgres.statements import OR, connected, fill, name, run
 
 WAIT_S = 30.0  # for the successor to be complete, and for the table's lock
 POLL_S = 0.05
@@ -30,28 +34,25 @@ HOLD_S = 10.0
 
 
 # Rows that the successor has yet to make and the live column has made. A write that neither has
-# followed yet is no reason to wait: search would find no less after the swap than before it.
+# followed yet is no reason to wait, unless the row would lose the vector of its former text: search
+# finds no less after the swap than before it.
 BEHIND = """
 SELECT (SELECT backfill_done FROM taskvec.columns WHERE id = $1),
   count(*) FILTER (WHERE NOT n.parked), count(*) FILTER (WHERE n.parked),
   count(*) FILTER (WHERE NOT n.parked
     AND (n.priority <> 0 OR n.enqueued_at < now() - make_interval(secs => $2)))
 FROM {new} n
-WHERE n.priority <> 0 OR NOT EXISTS (SELECT FROM {old} o WHERE {same})
+WHERE n.priority <> 0 OR NOT EXISTS (SELECT FROM {old} o WHERE {same}) OR {lost}
 """
+LOST_VECTOR = "EXISTS (SELECT FROM {table} d WHERE {same} AND {old} IS NOT NULL AND {new} IS NULL)"
+LOST_CHUNKS = """(EXISTS (SELECT FROM {old} c WHERE {same})
+  AND NOT EXISTS (SELECT FROM {new} c WHERE {same}))"""
 # Runs out by itself, should whoever holds be killed.
 HOLD = """
 UPDATE taskvec.columns SET held_until = now() + make_interval(secs => $2)
 WHERE id = $1 AND (held_until IS NULL OR held_until < now() + make_interval(secs => $2 / 2))
 """
 LET_GO = "UPDATE taskvec.columns SET held_until = NULL WHERE id = $1"
-INDEX_NAME = """
-SELECT c.relname FROM pg_catalog.pg_index i
-JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
-JOIN pg_catalog.pg_am m ON m.oid = c.relam AND m.amname = 'hnsw'
-JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
-WHERE i.indrelid = $1 AND a.attname = $2 ORDER BY c.oid LIMIT 1
-"""
 KEY_INDEX = """
 SELECT n.nspname, c.relname FROM pg_catalog.pg_index i
 JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
@@ -95,14 +96,15 @@ def swap(
 ) -> int:
     """Put a column's complete successor in its place, under its name. Returns its id.
 
-    Its indexes are built first, CONCURRENTLY unless inside a transaction. Then workers leave the
+    Its indexes are built first, those that users made over the column or its chunks as well,
+    CONCURRENTLY unless inside a transaction. Then workers leave the
     column alone until its successor has caught up, a matter of seconds; the swap itself is one
-    short transaction. The former column goes, and its chunks.
+    short transaction. The former column goes, and its chunks. Grants and row security stay.
     wait_s: how long to wait for the successor to be complete, and then for the table's lock.
     allow_parked: leave rows without a vector that the successor failed at.
 
     Raises SyncError where it is not complete by then, SchemaError where there is no successor or
-    something else depends on the column, StoreError for a lock.
+    something belongs to the column or its chunks that it cannot have, StoreError for a lock.
     """
     with connected(dsn) as conn:
         outer = in_transaction(conn)
@@ -120,9 +122,32 @@ def swap(
 
 def coverage(conn: psycopg.Connection[Any], live: Column, new: Column) -> Coverage:
     """How far a successor is."""
-    same = live.matches("o", "n", own=False)
-    row = run(conn, BEHIND, new.id, HOLD_S, new=new.queue, old=live.queue, same=same).fetchone()
+    row = run(
+        conn,
+        BEHIND,
+        new.id,
+        HOLD_S,
+        new=new.queue,
+        old=live.queue,
+        same=live.matches("o", "n", own=False),
+        lost=OR.join(_lost(live, new)),
+    ).fetchone()
     return Coverage(*(row or (False, 0, 0, 0)))
+
+
+def _lost(live: Column, new: Column) -> Iterator[sql.Composed]:
+    """Whether a swap would leave a queued row n without what the live column has of it."""
+    if live.embedding and new.embedding:
+        yield fill(
+            LOST_VECTOR,
+            table=live.table.identifier,
+            same=live.matches("d", "n"),
+            old=name(live.embedding, "d"),
+            new=name(new.embedding, "d"),
+        )
+    if live.chunks:
+        same = live.matches("c", "n")
+        yield fill(LOST_CHUNKS, old=live.chunk_table, new=new.chunk_table, same=same)
 
 
 def _pair(conn: psycopg.Connection[Any], live: Column) -> tuple[Column, Column]:
@@ -193,12 +218,21 @@ def _make_indexes(
     conn: psycopg.Connection[Any], live: Column, new: Column, *, concurrently: bool
 ) -> None:
     """The indexes that the live column has: built once the vectors are there, which is quicker."""
-    for old, place in zip(all_vectors(conn, live), all_vectors(conn, new), strict=True):
+    for old, place in _places(conn, live, new):
+        require_carried(conn, old, place)
+        carry(conn, old, place, concurrently=concurrently)
         if new.index == "hnsw":
             make_index(conn, place, None, concurrently=concurrently)
         for first_pass in FIRST_PASSES:
             if fits(new, first_pass) and has_index(conn, old, first_pass):
                 make_index(conn, place, first_pass, concurrently=concurrently)
+
+
+def _places(
+    conn: psycopg.Connection[Any], live: Column, new: Column
+) -> list[tuple[Vectors, Vectors]]:
+    """Where the live column has vectors, each with where its successor has them."""
+    return list(zip(all_vectors(conn, live), all_vectors(conn, new), strict=True))
 
 
 class _Swap:
@@ -227,7 +261,7 @@ class _Swap:
     def _take_place(self) -> None:
         """Writers and readers wait from here to the end of the transaction."""
         live, new = self.live, self.new
-        indexes = self._index_names()
+        indexes = self._carried()
         triggers.remove(self.conn, live.id)
         self._run("DROP TABLE {queue}", queue=live.queue)
         try:
@@ -238,7 +272,8 @@ class _Swap:
                 f"{live} cannot be swapped, since something depends on it: "
                 f"{error.diag.message_detail}"
             ) from error
-        self._rename_indexes(indexes)
+        for index in indexes:
+            self._rename_index(*index)
         run(self.conn, RETIRE, new.id)
         run(self.conn, "DELETE FROM taskvec.columns WHERE id = $1", live.id)
         run(self.conn, PROMOTE, new.id)
@@ -253,33 +288,33 @@ class _Swap:
         self._run("ALTER TABLE {table} RENAME COLUMN {new} TO {old}", old=old, new=new)
 
     def _replace_chunks(self) -> None:
-        """The new chunk table takes the old one's name, and its key's index that one's."""
+        """The new chunk table takes the old one's name, row security, and name of the key."""
         if self.live.chunks is None:
             return
         old, new = self.live.chunk_table, self.new.chunk_table
         former = run(self.conn, KEY_INDEX, old.as_string(self.conn)).fetchone()
+        security = row_security(self.conn, old)
         self._run("DROP TABLE {old}", old=old)
         bare = sql.Identifier(self.live.chunks[1])
         self._run("ALTER TABLE {new} RENAME TO {bare}", new=new, bare=bare)
+        restore_row_security(self.conn, old, security)
         present = run(self.conn, KEY_INDEX, old.as_string(self.conn)).fetchone()
         if former and present:
             self._rename_index(present[0], present[1], former[1])
 
-    def _index_names(self) -> list[tuple[str, str, str]]:
-        """Schema and name of the successor's indexes, and the names of those they succeed."""
+    def _carried(self) -> list[tuple[str, str, str]]:
+        """Schema and name of indexes like those that users made, and the names of the latter."""
         found = []
-        olds, news = all_vectors(self.conn, self.live), all_vectors(self.conn, self.new)
-        for old, new in zip(olds, news, strict=True):
-            row = run(self.conn, INDEX_NAME, old.place.oid, old.name).fetchone()
-            if row and has_index(self.conn, new, None):
-                found.append((new.place.schema, new.index_name(None), row[0]))
+        for old, new in _places(self.conn, self.live, self.new):
+            require_carried(self.conn, old, new)
+            for index in user_indexes(self.conn, old):
+                place, called = index.successor(new)
+                if not is_built(self.conn, place, called):
+                    raise SchemaError(
+                        f"index {index.name!r} was made while {self.live} was swapped: swap again"
+                    )
+                found.append((place.schema, called, index.name))
         return found
-
-    def _rename_indexes(self, indexes: list[tuple[str, str, str]]) -> None:
-        for schema, present, wanted in indexes:
-            # An index of ours is called by its column's id, which it keeps.
-            if not wanted.startswith("taskvec_"):
-                self._rename_index(schema, present, wanted)
 
     def _rename_index(self, schema: str, present: str, wanted: str) -> None:
         index, bare = sql.Identifier(schema, present), sql.Identifier(wanted)

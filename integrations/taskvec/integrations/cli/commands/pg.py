@@ -50,6 +50,7 @@ def _attach(dsn: str, arguments: argparse.Namespace) -> int:
         chunks=arguments.chunks,
         chunk_characters=arguments.chunk_chars or DEFAULT_CHUNK_CHARACTERS,
         existing=arguments.existing,
+        wait_s=arguments.wait,
     )
     done = "attached" if made.created else "was attached like this before"
     _say(arguments, asdict(made), f"{made.name} {done}, with id {made.id}")
@@ -69,6 +70,7 @@ def _detach(dsn: str, arguments: argparse.Namespace) -> int:
         chunks=arguments.chunks,
         id=arguments.id,
         drop=arguments.drop,
+        wait_s=arguments.wait,
     )
     which = {"id": arguments.id} if arguments.id else {"table": arguments.table}
     said = "detached" if gone else "nothing was attached"
@@ -101,12 +103,14 @@ def _search(dsn: str, arguments: argparse.Namespace) -> int:
         params=arguments.param,
         first_pass=_first_pass(arguments.first_pass),
         oversample=arguments.oversample,
+        exact=arguments.exact,
         explain=arguments.explain,
     )
     for row in found:
         _say(arguments, row, _shown(row))
     if not found and not arguments.json:
-        output().print("no row has a vector that fits")
+        said = "no row has a vector that fits"
+        output().print(said if found.exact else f"{said}, of those that the index looked at")
     # Apart from the rows, which a program reads.
     wanted = [found.sql if arguments.sql else None, found.plan]
     for text in filter(None, wanted):
