@@ -69,6 +69,18 @@ def attach(pg: Told, checkpoint: Path, *options: str) -> dict[str, Any]:
     return made
 
 
+def test_a_role_is_granted_what_its_workers_need(
+    pg: Told, db: psycopg.Connection[Any], checkpoint: Path
+) -> None:
+    attach(pg, checkpoint)
+    said = pg("grant", "--table", "docs", "--role", "pg_monitor")
+    assert said == "docs: pg_monitor may run its workers\n"
+    assert one(db, "SELECT has_table_privilege('pg_monitor', 'taskvec.queue_1', 'DELETE')") is True
+    assert pg.json("grant", "--table", "docs", "--role", "pg_monitor") == [
+        {"table": "docs", "role": "pg_monitor"}
+    ]
+
+
 def test_from_attaching_to_detaching(
     pg: Told, db: psycopg.Connection[Any], checkpoint: Path
 ) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from taskvec.core import Encoder
 from taskvec.core.errors import InputError, SchemaError, StoreError, SyncError
-from taskvec.integrations.postgres import attach, detach
+from taskvec.integrations.postgres import attach, detach, grant
 from taskvec.integrations.postgres.altering import abandon, alter
 from taskvec.integrations.postgres.indexes import index_first_pass
 from taskvec.integrations.postgres.searching import search
@@ -698,10 +698,7 @@ def test_roles_may_do_with_the_successor_what_they_might_before(
     role = f"worker {uuid.uuid4().hex}"
     db.execute(f'CREATE ROLE "{role}" LOGIN')
     try:
-        db.execute(f'GRANT SELECT, UPDATE (embedding) ON docs TO "{role}"')
-        db.execute(f'GRANT ALL ON SCHEMA taskvec, public TO "{role}"')
-        db.execute(f'GRANT ALL ON ALL TABLES IN SCHEMA taskvec TO "{role}"')
-        db.execute(f'GRANT ALL ON docs_chunks TO "{role}"')
+        grant(dsn, "docs", role=role)
         theirs = dsn.replace("postgres@", f"{role.replace(' ', '%20')}@")
         change(dsn, dim=16)
         work(theirs)

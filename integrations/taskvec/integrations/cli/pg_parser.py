@@ -31,8 +31,8 @@ def add_pg(commands: Commands) -> None:
     )
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     for add in (
-        _add_attach, _add_detach, _add_worker, _add_search, _add_index, _add_alter, _add_status,
-        _add_failures, _add_retry,
+        _add_attach, _add_detach, _add_grant, _add_worker, _add_search, _add_index, _add_alter,
+        _add_status, _add_failures, _add_retry,
     ):  # fmt: skip
         add(actions)
 
@@ -91,6 +91,12 @@ def _add_detach(actions: Commands) -> None:
     _add_place(parser, column="(default: embedding, or none with --chunks)")
     parser.add_argument("--drop", action="store_true", help="drop the column and its chunks too")
     _add_wait(parser)
+
+
+def _add_grant(actions: Commands) -> None:
+    parser = _action(actions, "grant", "let a role run workers of a column, and do no more")
+    _add_which(parser)
+    parser.add_argument("--role", required=True, help="its name as it is, without quotes")
 
 
 def _add_wait(parser: Parser) -> None:

@@ -3,6 +3,7 @@
 from taskvec.integrations.postgres.altering import Altered, abandon, alter
 from taskvec.integrations.postgres.attaching import Attached, attach, detach
 from taskvec.integrations.postgres.failing import Failure, failures, retry
+from taskvec.integrations.postgres.granting import grant
 from taskvec.integrations.postgres.indexes import index_first_pass
 from taskvec.integrations.postgres.monitoring import Status, status
 from taskvec.integrations.postgres.searching import Found, search
@@ -23,6 +24,7 @@ __all__ = [
     "attach",
     "detach",
     "failures",
+    "grant",
     "index_first_pass",
     "retry",
     "search",

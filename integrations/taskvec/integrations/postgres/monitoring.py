@@ -141,7 +141,9 @@ def status(
     """How columns stand. Cheap enough to ask for every few seconds, unless exact.
 
     columns: ids that `attach` returned, which mean their successors as well; None is all.
-    exact: count the rows of the tables, which reads them once; of broken columns none are.
+    exact: count the rows of the tables, which reads them once; of broken columns none are. It runs
+    the columns' conditions with the caller's rights, so trust those who attached them, or ask as a
+    worker's role.
     over_s: measure the rates, which takes so long.
     Raises SchemaError without the privilege to read the schema, StoreError for the server's errors.
     """

@@ -342,6 +342,8 @@ class Shift:
     def _follow(self) -> None:
         try:
             follow(self.conn)
+        except psycopg.errors.InsufficientPrivilege:
+            LOG.debug("renames are left to a worker of a role that may write the registry")
         except PASSING as error:
             LOG.info("the registry is locked, following renames later: %s", error)
 

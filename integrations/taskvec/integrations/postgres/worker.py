@@ -35,8 +35,8 @@ SET enable_hashjoin = off; SET enable_mergejoin = off; SET jit = off
 class Worker:
     """Keeps attached columns right. Any number may run at once, on any number of machines.
 
-    dsn: of the server. The role needs SELECT on the tables, UPDATE of the vector columns, all on
-    the schema taskvec, and TEMPORARY on the database.
+    dsn: of the server. `grant` gives the role what it needs. It runs the conditions of the columns
+    and the triggers of their tables: trust those who attached them, and let it be no superuser.
     columns: ids that `attach` returned; with each its successor, while that is built and after the
     swap. None is all, those attached later included.
     model, embedder: an encoder in place of the one that each column was attached with.

@@ -79,6 +79,16 @@ def _detach(dsn: str, arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _grant(dsn: str, arguments: argparse.Namespace) -> int:
+    from taskvec.integrations.postgres import grant
+
+    role, which = arguments.role, {"column": arguments.column, "chunks": arguments.chunks}
+    grant(dsn, arguments.table, role=role, **which)
+    record = {"table": arguments.table, "role": role}
+    _say(arguments, record, f"{arguments.table}: {role} may run its workers")
+    return 0
+
+
 def _worker(dsn: str, arguments: argparse.Namespace) -> int:
     from taskvec.integrations.cli.pg_worker import work
 
@@ -235,6 +245,7 @@ def _retry(dsn: str, arguments: argparse.Namespace) -> int:
 ACTIONS: dict[str, Callable[[str, argparse.Namespace], int]] = {
     "attach": _attach,
     "detach": _detach,
+    "grant": _grant,
     "worker": _worker,
     "search": _search,
     "index": _index,
