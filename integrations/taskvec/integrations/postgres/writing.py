@@ -65,8 +65,9 @@ WITH held AS (
     SELECT m.n FROM {made} m JOIN {queue} q ON {same}
     WHERE m.fate = 'rewritten' FOR UPDATE OF q SKIP LOCKED
 )
-UPDATE {queue} q SET lease = NULL, leased_until = NULL, attempts = m.attempts, error = $1,
-    parked = m.attempts >= $2, not_before = now() + make_interval(secs => m.pause_s)
+UPDATE {queue} q SET lease = NULL, leased_until = NULL, attempts = m.attempts, lost = 0,
+    error = $1, parked = m.attempts >= $2,
+    not_before = now() + make_interval(secs => m.pause_s)
 FROM {made} m JOIN held h USING (n) WHERE {same}
 """
 DROP_CHUNKS = """
@@ -227,8 +228,8 @@ class _Write:
 
 def _rows(made: Sequence[Made]) -> Iterator[tuple[object, ...]]:
     for n, one in enumerate(made):
-        row, pause_s = one.row, retry_s(one.row.attempts)
-        yield (n, *row.keys, row.version, row.hash, row.attempts, pause_s, one.vector)
+        row, attempts = one.row, one.row.attempts + 1
+        yield (n, *row.keys, row.version, row.hash, attempts, retry_s(attempts), one.vector)
 
 
 def _pieces(made: Sequence[Made]) -> Iterator[tuple[object, ...]]:
