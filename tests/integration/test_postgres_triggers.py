@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from typing import Any
 
 import psycopg
@@ -153,6 +154,72 @@ def test_keys_that_move_into_each_others_place(dsn: str, db: psycopg.Connection[
     assert_right(db)
     rows = db.execute("SELECT d.id FROM docs d JOIN docs_chunks c USING (id) WHERE d.text = c.text")
     assert len(rows.fetchall()) == len(chunks_of(db)) == 100
+
+
+# What the functions of triggers, the queue and the statements of a worker call things themselves.
+CALLED = {
+    "found": "boolean", "tg_op": "text", "tg_relid": "oid", "new": "int", "old": "int",
+    "new_1": "int", "old_1": "int", "new_rows": "int", "named": "int", "texts": "int",
+    "known": "boolean", "taken": "int", "isolated": "int", "chunked": "int", "present": "int",
+    "places": "int", "attached": "int", "key_1": "int", "version": "int", "stale": "int",
+    "q": "int", "r": "int", "d": "int",
+}  # fmt: skip
+
+
+LAYOUTS = {
+    "plain": 'CREATE TABLE docs ("{0}" {1} PRIMARY KEY, text text)',
+    "partitioned": 'CREATE TABLE docs ("{0}" {1} PRIMARY KEY, text text) PARTITION BY HASH ("{0}");'
+    "CREATE TABLE part PARTITION OF docs FOR VALUES WITH (MODULUS 1, REMAINDER 0)",
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("called", CALLED)
+def test_a_key_may_be_called_like_what_is_ours(dsn: str, called: str, layout: str) -> None:
+    kind = CALLED[called]
+    first, second = {"boolean": (False, True), "text": ("a", "b")}.get(kind, (1, 2))
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        conn.execute(LAYOUTS[layout].format(called, kind))
+        conn.execute("INSERT INTO docs VALUES (%s, 'old')", [first])
+        attach(dsn, "docs", source="text", chunks="docs_chunks", embedder=StubEmbedder())
+        for key, isolation in product((called, "other"), ("read committed", "repeatable read")):
+            if key == "other":  # which no worker has seen by then
+                conn.execute(f'ALTER TABLE docs RENAME "{called}" TO other')
+            conn.execute(f"SET default_transaction_isolation = '{isolation}'")
+            conn.execute(f'UPDATE docs SET "{key}" = %s, text = %s', [second, isolation])
+            assert set(keys(conn)) >= {second}
+            work(dsn)
+            assert_right(conn)
+            conn.execute("DELETE FROM docs")
+            conn.execute(f'INSERT INTO docs ("{key}", text) VALUES (%s, %s)', [first, key])
+            assert set(keys(conn)) >= {first}
+            work(dsn)
+            assert_right(conn)
+            assert one(conn, "SELECT array_agg(text) FROM docs_chunks") == [key]
+            if key == "other":
+                conn.execute(f'ALTER TABLE docs RENAME other TO "{called}"')
+                work(dsn)
+        conn.execute("TRUNCATE docs")
+        assert keys(conn) == []
+        assert one(conn, "SELECT count(*) FROM docs_chunks") == 0
+
+
+@pytest.mark.parametrize("called", ["stale", "key_2, key_1"])
+def test_rows_of_old_are_taken_in_their_keys_order_whatever_it_is_called(
+    dsn: str, called: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("taskvec.integrations.postgres.backfill.SLICE", 2)
+    columns = called.split(", ")
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        fields = ", ".join(f"{column} int" for column in columns)
+        conn.execute(f"CREATE TABLE docs ({fields}, text text, PRIMARY KEY ({called}))")
+        values = ", ".join(["i", "10 - i"][: len(columns)])
+        conn.execute(
+            f"INSERT INTO docs SELECT {values}, 'old ' || i FROM generate_series(9, 1, -1) i"
+        )
+        attach(dsn, "docs", source="text", embedder=StubEmbedder())
+        work(dsn)
+        assert_right(conn)
 
 
 BEFORE = """

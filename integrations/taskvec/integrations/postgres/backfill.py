@@ -16,7 +16,8 @@ SELECT backfill_done, backfill_after, backfill_seen,
        extract(epoch FROM clock_timestamp() - backfill_at)::float8
 FROM taskvec.columns WHERE id = $1
 """
-# The table is read once, in the order of its key; a writer's queue row is left as it is.
+# The table is read once, in the order of its key, whose columns may be called like what is
+# selected; a writer's queue row is left as it is.
 ENQUEUE = """
 WITH slice AS (
     SELECT {aliased}, {stale} AS stale FROM {table} d WHERE {among} AND {after}
@@ -109,7 +110,7 @@ def enqueue(
         table=table,
         among=among,
         after=column.after() if after else sql.SQL("true"),
-        own=column.own(),
+        own=column.own("d"),
         limit=sql.Literal(limit),
         queue=column.queue,
         plain=column.plain(),

@@ -31,7 +31,8 @@ NAMED = """(SELECT array_agg((pg_identify_object_as_address('pg_class'::regclass
       ELSE a.attname = k.name END
     WHERE c.id = {id} HAVING count(*) = {count})"""
 # An error in a block of its own costs writers nothing: the block writes nothing. A key that is
-# NULL is none any more, which a worker tells of.
+# NULL is none any more, which a worker tells of. A column may be called like a variable, such as
+# TG_OP or FOUND: it goes first, and where it is qualified no variable takes a lost one's place.
 ROW_BODY = """#variable_conflict use_column
 DECLARE
   named text[];
@@ -53,7 +54,7 @@ DECLARE
   known boolean;
 BEGIN
 BEGIN
-  known := (SELECT {typed} FROM {rows} LIMIT 1);
+  known := (SELECT {typed} FROM {rows} r LIMIT 1);
 EXCEPTION WHEN undefined_column THEN
   known := false;
 END;
@@ -90,7 +91,7 @@ IF NOT taken THEN
 END IF;
 """
 ROW_LEAVES = "DELETE FROM {queue} q WHERE {same};\n"
-ROWS_LEAVE = "DELETE FROM {queue} q USING (SELECT {aliased} FROM old_rows) o WHERE {same};\n"
+ROWS_LEAVE = "DELETE FROM {queue} q USING (SELECT {aliased} FROM old_rows r) o WHERE {same};\n"
 # An old snapshot does not see the chunks that a worker has just written: a worker takes them out.
 CHUNKS_LEAVE = """IF chunked IS NOT NULL THEN
   EXECUTE format({delete}, VARIADIC places){using};
@@ -185,7 +186,7 @@ class _Parts:
         typed = [
             fill(
                 "pg_typeof({key}) = {type}::regtype",
-                key=name(key.name),
+                key=name(key.name, "r"),
                 type=sql.Literal(key.type),
             )
             for key in self.column.keys
@@ -218,10 +219,10 @@ class _Parts:
         return self.enqueue(fill("VALUES ({values})", values=COMMA.join(self._variables(row))))
 
     def enqueue_rows(self, rows: str) -> sql.Composed:
-        text = "SELECT DISTINCT {keys} FROM {rows} WHERE num_nulls({keys}) = 0 ORDER BY {keys}"
+        text = "SELECT DISTINCT {keys} FROM {rows} r WHERE num_nulls({keys}) = 0 ORDER BY {keys}"
 
         def statement(column: Column) -> sql.Composed:
-            return self.enqueue(fill(text, keys=column.own(), rows=sql.SQL(rows)))
+            return self.enqueue(fill(text, keys=column.own("r"), rows=sql.SQL(rows)))
 
         return self._either(statement)
 
@@ -263,7 +264,7 @@ class _Parts:
 
         def statement(column: Column) -> sql.Composed:
             same = column.matches("q", "o", own=False)
-            return fill(ROWS_LEAVE, queue=column.queue, aliased=column.aliased(), same=same)
+            return fill(ROWS_LEAVE, queue=column.queue, aliased=column.aliased("r"), same=same)
 
         leaving = self._either(statement)
         if column.chunks is None:
