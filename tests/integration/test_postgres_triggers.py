@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 from taskvec.integrations.postgres import attach
+from taskvec.integrations.postgres.partitions import within
 from taskvec.integrations.postgres.registry import load, rows
 from taskvec.integrations.postgres.sweeping import look
 from tests.attached import assert_right, one, queued, until, work, working
@@ -305,6 +306,93 @@ def test_partitions_written_directly_or_through_their_parent(
     assert one(db, pairs) == one(db, "SELECT count(*) FROM parted_chunks") == 9
     db.execute("TRUNCATE parted")
     assert one(db, "SELECT count(*) FROM parted_chunks") == queued(db, 2) == 0
+
+
+WEST = "CREATE TABLE west (LIKE parted INCLUDING ALL)"
+WESTERN = "INSERT INTO west SELECT 'w', i, 'w' || i FROM generate_series(1, 5) i"
+BROUGHT = {
+    "a partition": [WEST, WESTERN, "ALTER TABLE parted ATTACH PARTITION west FOR VALUES IN ('w')"],
+    "the default one": [WEST, WESTERN, "ALTER TABLE parted ATTACH PARTITION west DEFAULT"],
+    "a part of a part": [
+        "CREATE TABLE more_south (LIKE parted INCLUDING ALL)",
+        "INSERT INTO more_south SELECT 's', i, 's' || i FROM generate_series(101, 105) i",
+        "ALTER TABLE south ATTACH PARTITION more_south FOR VALUES FROM (100) TO (200)",
+    ],
+    "several": [
+        WEST,
+        WESTERN,
+        "CREATE TABLE east (LIKE parted INCLUDING ALL)",
+        "INSERT INTO east SELECT 'e', i, 'e' || i FROM generate_series(1, 5) i",
+        "ALTER TABLE parted ATTACH PARTITION west FOR VALUES IN ('w')",
+        "ALTER TABLE parted ATTACH PARTITION east FOR VALUES IN ('e')",
+    ],
+    "one that comes back": [
+        "ALTER TABLE parted DETACH PARTITION south",
+        "INSERT INTO south SELECT 's', i, 's' || i FROM generate_series(21, 25) i",
+        "ALTER TABLE parted ATTACH PARTITION south FOR VALUES IN ('s')",
+    ],
+}
+
+
+@pytest.mark.parametrize("owner", [True, False])
+@pytest.mark.parametrize("brought", BROUGHT)
+def test_rows_that_a_partition_brings_along_are_embedded(
+    dsn: str,
+    db: psycopg.Connection[Any],
+    brought: str,
+    owner: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("taskvec.integrations.postgres.backfill.SLICE", 2)
+    db.execute(PARTED)
+    attach(dsn, "parted", source="text", chunks="parted_chunks", embedder=StubEmbedder())
+    theirs = dsn if owner else dsn.replace("postgres@", f"{helper(db)}@")
+    work(theirs)
+    for statement in BROUGHT[brought]:
+        db.execute(statement)
+    assert queued(db, 2) == 0
+    stub = StubEmbedder()
+    work(theirs, stub)
+    assert_right(db, "parted")
+    new = 10 if brought == "several" else 5
+    assert one(db, "SELECT count(*) FROM parted_chunks") == 18 + new
+    assert one(db, ORPHANS) == queued(db, 2) == 0
+    assert len(set(stub.encoded)) == new
+    work(theirs, stub)
+    assert len(set(stub.encoded)) == new
+
+
+def test_a_partition_that_comes_under_a_worker_is_followed_at_once_and_its_rows_of_old_soon(
+    dsn: str, db: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("taskvec.integrations.postgres.shift.UPKEEP_S", 0.05)
+    db.execute(PARTED)
+    attach(dsn, "parted", source="text", embedder=StubEmbedder())
+    with working(dsn), working(dsn):
+        until(lambda: one(db, "SELECT bool_and(embedding IS NOT NULL) FROM parted"), "the rest")
+        for statement in BROUGHT["a partition"]:
+            db.execute(statement)
+        db.execute("INSERT INTO parted VALUES ('w', 6, 'new')")
+        until(lambda: one(db, "SELECT bool_and(embedding IS NOT NULL) FROM parted"), "the new")
+    assert_right(db, "parted")
+
+
+def test_the_other_partitions_are_not_read_for_a_new_one(
+    dsn: str, db: psycopg.Connection[Any]
+) -> None:
+    db.execute(PARTED)
+    attach(dsn, "parted", source="text", embedder=StubEmbedder())
+    for statement in BROUGHT["a partition"]:
+        db.execute(statement)
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        [row] = rows(conn, 2)
+        conn.execute("SET search_path = pg_catalog")
+        column = load(conn, row)
+        among = within(conn, column, one(db, "SELECT 'west'::regclass::oid")).as_string(conn)
+        plan = conn.execute(f"EXPLAIN SELECT FROM public.parted d WHERE {among}").fetchall()
+    assert "west" in str(plan)
+    assert "north" not in str(plan)
+    assert "south" not in str(plan)
 
 
 UNSEEN = {

@@ -17,7 +17,7 @@ import psycopg
 from taskvec.core import Embedder
 from taskvec.core.errors import FingerprintError, StoreError
 from taskvec.core.registry import embedder_or_shared
-from taskvec.integrations.postgres import backfill, queue, registry, sweeping, triggers
+from taskvec.integrations.postgres import backfill, partitions, queue, registry, sweeping, triggers
 from taskvec.integrations.postgres.encoding import Outcome, encode, halving, is_outage
 from taskvec.integrations.postgres.following import follow
 from taskvec.integrations.postgres.queue import Claimed
@@ -304,7 +304,8 @@ class Shift:
             one.slice = max(1, one.slice // 8)
             raise
         one.slice = min(one.slice * 2, backfill.SLICE)
-        one.filled, one.seen = state.done, state.seen
+        one.filled = state.done and not partitions.look(self.conn, one.column)
+        one.seen = state.seen
         self._tell(one)
         return state.moved
 
@@ -357,13 +358,14 @@ class Shift:
         column = registry.load(self.conn, row)
         require_rights(self.conn, column)
         sweeping.look(self.conn, column)
+        filled = not partitions.look(self.conn, column) and row["backfill_done"]
         if before is None:
             embedder = embedder_or_shared(self.options.embedder, self.options.model or row["model"])
             _check_fingerprint(column, embedder)
             total = backfill.estimate(self.conn, column)
-            self.served[column.id] = Served(column, embedder, total, filled=row["backfill_done"])
+            self.served[column.id] = Served(column, embedder, total, filled=filled)
         else:
-            before.column = column
+            before.column, before.filled = column, filled
         self._mend_triggers(column)
         self.served[column.id].swept = False
         self.told.pop(column.id, None)
