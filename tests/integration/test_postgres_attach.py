@@ -592,5 +592,7 @@ def test_partitions_and_inheriting_tables_are_refused(
     db.execute("CREATE TABLE child () INHERITS (docs)")
     with pytest.raises(SchemaError, match="attach the partitioned table"):
         put(dsn, "part")
-    with pytest.raises(SchemaError, match="inherit"):
+    with pytest.raises(SchemaError, match="has tables that inherit"):
         put(dsn, "docs")
+    with pytest.raises(SchemaError, match="inherits from another table"):
+        put(dsn, "child")

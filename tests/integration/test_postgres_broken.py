@@ -177,6 +177,44 @@ def test_what_is_put_right_is_served_again(
     assert_right(db)
 
 
+ADOPTIONS = {
+    "partition": (
+        (
+            "CREATE TABLE big (LIKE docs) PARTITION BY RANGE (id);"
+            "ALTER TABLE big ATTACH PARTITION docs FOR VALUES FROM (0) TO (100)"
+        ),
+        "its table has become a partition, which is not followed",
+        "ALTER TABLE big DETACH PARTITION docs",
+    ),
+    "child": (
+        "CREATE TABLE parent (id int, text text); ALTER TABLE docs INHERIT parent",
+        "its table inherits from another one, which is not followed",
+        "ALTER TABLE docs NO INHERIT parent",
+    ),
+    "parent": (
+        "CREATE TABLE child () INHERITS (docs)",
+        "another table inherits from its table, which is not followed",
+        "DROP TABLE child",
+    ),
+}
+
+
+@pytest.mark.parametrize("adoption", ADOPTIONS)
+def test_a_table_that_is_written_through_another_one_is_told_of(
+    dsn: str, db: psycopg.Connection[Any], adoption: str
+) -> None:
+    adopt, problem, release = ADOPTIONS[adoption]
+    db.execute(adopt)
+    work(dsn)
+    assert [found.problem for found in status(dsn)] == [problem, None]
+    assert_right(db, "more")
+    db.execute(release)
+    db.execute("INSERT INTO docs VALUES (50, 'new')")
+    work(dsn)
+    assert [found.problem for found in status(dsn)] == [None, None]
+    assert_right(db)
+
+
 def test_detaching_wants_a_table_or_an_id(dsn: str, db: psycopg.Connection[Any]) -> None:
     with pytest.raises(InputError, match="give one of them"):
         detach(dsn, "docs", id=1)

@@ -3,12 +3,14 @@
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from typing import Any
 
 import psycopg
 import pytest
 
 from taskvec.integrations.postgres import attach
+from taskvec.integrations.postgres.partitions import within
 from taskvec.integrations.postgres.registry import load, rows
 from taskvec.integrations.postgres.sweeping import look
 from tests.attached import assert_right, one, queued, until, work, working
@@ -55,6 +57,27 @@ def test_a_change_in_bytes_is_a_change(dsn: str, db: psycopg.Connection[Any]) ->
     assert queued(db, 2) == 1
     work(dsn)
     assert_right(db, "odd", text="concat_ws(E'\\n\\n', text::text, n::text)")
+
+
+def test_no_setting_of_a_writers_hides_a_change(dsn: str, db: psycopg.Connection[Any]) -> None:
+    db.execute("CREATE TABLE odd (id float8 PRIMARY KEY, n float8)")
+    db.execute("INSERT INTO odd VALUES (0.1, 0.1)")
+    attach(dsn, "odd", source="n", chunks="odd_chunks", embedder=StubEmbedder())
+    work(dsn)
+    db.execute("SET extra_float_digits = 0")
+    db.execute("UPDATE odd SET n = n + 5e-17")
+    assert one(db, "SELECT n::text FROM odd") == "0.1"
+    assert queued(db, 2) == 1
+    work(dsn)
+    db.execute("UPDATE odd SET id = id + 5e-17")
+    assert one(db, "SELECT count(*) FROM odd_chunks") == 0
+    work(dsn)
+    db.execute("ALTER TABLE odd RENAME id TO pk; UPDATE odd SET n = n + 5e-17")
+    assert one(db, "SELECT count(*) FROM odd JOIN taskvec.queue_2 ON pk = key_1") == 1
+    work(dsn)
+    db.execute("RESET extra_float_digits")
+    assert_right(db, "odd", text="n::text")
+    assert queued(db, 2) == 0
 
 
 def test_a_row_updated_a_hundred_times_is_embedded_once(
@@ -155,6 +178,72 @@ def test_keys_that_move_into_each_others_place(dsn: str, db: psycopg.Connection[
     assert len(rows.fetchall()) == len(chunks_of(db)) == 100
 
 
+# What the functions of triggers, the queue and the statements of a worker call things themselves.
+CALLED = {
+    "found": "boolean", "tg_op": "text", "tg_relid": "oid", "new": "int", "old": "int",
+    "new_1": "int", "old_1": "int", "new_rows": "int", "named": "int", "texts": "int",
+    "known": "boolean", "taken": "int", "isolated": "int", "chunked": "int", "present": "int",
+    "places": "int", "attached": "int", "key_1": "int", "version": "int", "stale": "int",
+    "q": "int", "r": "int", "d": "int",
+}  # fmt: skip
+
+
+LAYOUTS = {
+    "plain": 'CREATE TABLE docs ("{0}" {1} PRIMARY KEY, text text)',
+    "partitioned": 'CREATE TABLE docs ("{0}" {1} PRIMARY KEY, text text) PARTITION BY HASH ("{0}");'
+    "CREATE TABLE part PARTITION OF docs FOR VALUES WITH (MODULUS 1, REMAINDER 0)",
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("called", CALLED)
+def test_a_key_may_be_called_like_what_is_ours(dsn: str, called: str, layout: str) -> None:
+    kind = CALLED[called]
+    first, second = {"boolean": (False, True), "text": ("a", "b")}.get(kind, (1, 2))
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        conn.execute(LAYOUTS[layout].format(called, kind))
+        conn.execute("INSERT INTO docs VALUES (%s, 'old')", [first])
+        attach(dsn, "docs", source="text", chunks="docs_chunks", embedder=StubEmbedder())
+        for key, isolation in product((called, "other"), ("read committed", "repeatable read")):
+            if key == "other":  # which no worker has seen by then
+                conn.execute(f'ALTER TABLE docs RENAME "{called}" TO other')
+            conn.execute(f"SET default_transaction_isolation = '{isolation}'")
+            conn.execute(f'UPDATE docs SET "{key}" = %s, text = %s', [second, isolation])
+            assert set(keys(conn)) >= {second}
+            work(dsn)
+            assert_right(conn)
+            conn.execute("DELETE FROM docs")
+            conn.execute(f'INSERT INTO docs ("{key}", text) VALUES (%s, %s)', [first, key])
+            assert set(keys(conn)) >= {first}
+            work(dsn)
+            assert_right(conn)
+            assert one(conn, "SELECT array_agg(text) FROM docs_chunks") == [key]
+            if key == "other":
+                conn.execute(f'ALTER TABLE docs RENAME other TO "{called}"')
+                work(dsn)
+        conn.execute("TRUNCATE docs")
+        assert keys(conn) == []
+        assert one(conn, "SELECT count(*) FROM docs_chunks") == 0
+
+
+@pytest.mark.parametrize("called", ["stale", "key_2, key_1"])
+def test_rows_of_old_are_taken_in_their_keys_order_whatever_it_is_called(
+    dsn: str, called: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("taskvec.integrations.postgres.backfill.SLICE", 2)
+    columns = called.split(", ")
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        fields = ", ".join(f"{column} int" for column in columns)
+        conn.execute(f"CREATE TABLE docs ({fields}, text text, PRIMARY KEY ({called}))")
+        values = ", ".join(["i", "10 - i"][: len(columns)])
+        conn.execute(
+            f"INSERT INTO docs SELECT {values}, 'old ' || i FROM generate_series(9, 1, -1) i"
+        )
+        attach(dsn, "docs", source="text", embedder=StubEmbedder())
+        work(dsn)
+        assert_right(conn)
+
+
 BEFORE = """
 CREATE FUNCTION shout() RETURNS trigger LANGUAGE plpgsql AS
     $$ BEGIN NEW.text = 'other ' || NEW.other; RETURN NEW; END $$;
@@ -198,6 +287,41 @@ def test_triggers_that_were_dropped_come_back(dsn: str, db: psycopg.Connection[A
     assert 1 not in chunks_of(db)
 
 
+OF_OURS = """
+SELECT tgname, tgenabled::text FROM pg_trigger
+WHERE tgname LIKE 'taskvec%' AND tgrelid IN ({})
+"""
+
+
+@pytest.mark.parametrize("table", ["docs", "parted"])
+def test_triggers_that_are_to_fire_always_go_on_doing_so(
+    dsn: str, db: psycopg.Connection[Any], table: str
+) -> None:
+    db.execute(PARTED)
+    attach(dsn, "parted", source="text", embedder=StubEmbedder())
+    work(dsn)
+    found = db.execute(OF_OURS.format(f"'{table}'::regclass")).fetchall()
+    for called, _ in found:
+        db.execute(f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {called}")
+    work(dsn)
+    db.execute(BEFORE.replace("ON docs", f"ON {table}"))
+    db.execute("CREATE TABLE west PARTITION OF parted FOR VALUES IN ('w')")
+    work(dsn)
+    tree = f"SELECT relid FROM pg_partition_tree('{table}') UNION SELECT '{table}'::regclass"
+    enabled = [how for _, how in db.execute(OF_OURS.format(tree)).fetchall()]
+    assert len(enabled) >= 4
+    assert set(enabled) == {"A"}
+    db.execute("SET session_replication_role = replica")
+    db.execute(f"UPDATE {table} SET other = 5 WHERE id = 1")
+    db.execute(f"DELETE FROM {table} WHERE id = 2")
+    db.execute("INSERT INTO docs VALUES (200)" if table == "docs" else
+               "INSERT INTO parted VALUES ('w', 200)")  # fmt: skip
+    db.execute("RESET session_replication_role")
+    assert queued(db, 1 if table == "docs" else 2) == (2 if table == "docs" else 3)
+    work(dsn)
+    assert_right(db, table)
+
+
 PARTED = """
 CREATE TABLE parted (region text, id int, text text, other int, PRIMARY KEY (id, region))
     PARTITION BY LIST (region);
@@ -238,6 +362,93 @@ def test_partitions_written_directly_or_through_their_parent(
     assert one(db, pairs) == one(db, "SELECT count(*) FROM parted_chunks") == 9
     db.execute("TRUNCATE parted")
     assert one(db, "SELECT count(*) FROM parted_chunks") == queued(db, 2) == 0
+
+
+WEST = "CREATE TABLE west (LIKE parted INCLUDING ALL)"
+WESTERN = "INSERT INTO west SELECT 'w', i, 'w' || i FROM generate_series(1, 5) i"
+BROUGHT = {
+    "a partition": [WEST, WESTERN, "ALTER TABLE parted ATTACH PARTITION west FOR VALUES IN ('w')"],
+    "the default one": [WEST, WESTERN, "ALTER TABLE parted ATTACH PARTITION west DEFAULT"],
+    "a part of a part": [
+        "CREATE TABLE more_south (LIKE parted INCLUDING ALL)",
+        "INSERT INTO more_south SELECT 's', i, 's' || i FROM generate_series(101, 105) i",
+        "ALTER TABLE south ATTACH PARTITION more_south FOR VALUES FROM (100) TO (200)",
+    ],
+    "several": [
+        WEST,
+        WESTERN,
+        "CREATE TABLE east (LIKE parted INCLUDING ALL)",
+        "INSERT INTO east SELECT 'e', i, 'e' || i FROM generate_series(1, 5) i",
+        "ALTER TABLE parted ATTACH PARTITION west FOR VALUES IN ('w')",
+        "ALTER TABLE parted ATTACH PARTITION east FOR VALUES IN ('e')",
+    ],
+    "one that comes back": [
+        "ALTER TABLE parted DETACH PARTITION south",
+        "INSERT INTO south SELECT 's', i, 's' || i FROM generate_series(21, 25) i",
+        "ALTER TABLE parted ATTACH PARTITION south FOR VALUES IN ('s')",
+    ],
+}
+
+
+@pytest.mark.parametrize("owner", [True, False])
+@pytest.mark.parametrize("brought", BROUGHT)
+def test_rows_that_a_partition_brings_along_are_embedded(
+    dsn: str,
+    db: psycopg.Connection[Any],
+    brought: str,
+    owner: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("taskvec.integrations.postgres.backfill.SLICE", 2)
+    db.execute(PARTED)
+    attach(dsn, "parted", source="text", chunks="parted_chunks", embedder=StubEmbedder())
+    theirs = dsn if owner else dsn.replace("postgres@", f"{helper(db)}@")
+    work(theirs)
+    for statement in BROUGHT[brought]:
+        db.execute(statement)
+    assert queued(db, 2) == 0
+    stub = StubEmbedder()
+    work(theirs, stub)
+    assert_right(db, "parted")
+    new = 10 if brought == "several" else 5
+    assert one(db, "SELECT count(*) FROM parted_chunks") == 18 + new
+    assert one(db, ORPHANS) == queued(db, 2) == 0
+    assert len(set(stub.encoded)) == new
+    work(theirs, stub)
+    assert len(set(stub.encoded)) == new
+
+
+def test_a_partition_that_comes_under_a_worker_is_followed_at_once_and_its_rows_of_old_soon(
+    dsn: str, db: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("taskvec.integrations.postgres.shift.UPKEEP_S", 0.05)
+    db.execute(PARTED)
+    attach(dsn, "parted", source="text", embedder=StubEmbedder())
+    with working(dsn), working(dsn):
+        until(lambda: one(db, "SELECT bool_and(embedding IS NOT NULL) FROM parted"), "the rest")
+        for statement in BROUGHT["a partition"]:
+            db.execute(statement)
+        db.execute("INSERT INTO parted VALUES ('w', 6, 'new')")
+        until(lambda: one(db, "SELECT bool_and(embedding IS NOT NULL) FROM parted"), "the new")
+    assert_right(db, "parted")
+
+
+def test_the_other_partitions_are_not_read_for_a_new_one(
+    dsn: str, db: psycopg.Connection[Any]
+) -> None:
+    db.execute(PARTED)
+    attach(dsn, "parted", source="text", embedder=StubEmbedder())
+    for statement in BROUGHT["a partition"]:
+        db.execute(statement)
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        [row] = rows(conn, 2)
+        conn.execute("SET search_path = pg_catalog")
+        column = load(conn, row)
+        among = within(conn, column, one(db, "SELECT 'west'::regclass::oid")).as_string(conn)
+        plan = conn.execute(f"EXPLAIN SELECT FROM public.parted d WHERE {among}").fetchall()
+    assert "west" in str(plan)
+    assert "north" not in str(plan)
+    assert "south" not in str(plan)
 
 
 UNSEEN = {

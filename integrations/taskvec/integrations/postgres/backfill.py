@@ -1,11 +1,12 @@
 """Puts the rows that a table already had into the queue, a slice at a time, in key order."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import psycopg
 from psycopg import sql
 
+from taskvec.integrations.postgres.partitions import within
 from taskvec.integrations.postgres.registry import LOCK_KEY, Column, hold
 from taskvec.integrations.postgres.statements import COMMA, OR, fill, name, run
 
@@ -13,10 +14,11 @@ SLICE = 2_000
 
 STATE = """
 SELECT backfill_done, backfill_after, backfill_seen,
-       extract(epoch FROM clock_timestamp() - backfill_at)::float8
+       extract(epoch FROM clock_timestamp() - backfill_at)::float8, backfill_part
 FROM taskvec.columns WHERE id = $1
 """
-# The table is read once, in the order of its key; a writer's queue row is left as it is.
+# The table is read once, in the order of its key, whose columns may be called like what is
+# selected; a writer's queue row is left as it is.
 ENQUEUE = """
 WITH slice AS (
     SELECT {aliased}, {stale} AS stale FROM {table} d WHERE {among} AND {after}
@@ -63,14 +65,17 @@ def advance(
     with conn.transaction():
         hold(conn, column)
         mine = alone(conn, column)
-        done, after, seen, age_s = run(conn, STATE, column.id).fetchone() or (True, None, 0, None)
+        state = run(conn, STATE, column.id).fetchone()
+        done, after, seen, age_s, part = state or (True, None, 0, None, None)
         if done or not mine:
             return Backfill(done, seen)
         if rate is not None:
             limit = min(limit, max(1, int(rate)))
             if age_s is not None and age_s < limit / rate:
                 return Backfill(done, seen, wait_s=limit / rate - age_s)
-        return _advance(conn, column, after, seen, limit)
+        if part is not None:
+            column = replace(column, replace_existing=False)
+        return _advance(conn, column, after, seen, limit, among=within(conn, column, part))
 
 
 def alone(conn: psycopg.Connection[Any], column: Column) -> bool:
@@ -109,7 +114,7 @@ def enqueue(
         table=table,
         among=among,
         after=column.after() if after else sql.SQL("true"),
-        own=column.own(),
+        own=column.own("d"),
         limit=sql.Literal(limit),
         queue=column.queue,
         plain=column.plain(),
@@ -120,9 +125,15 @@ def enqueue(
 
 
 def _advance(
-    conn: psycopg.Connection[Any], column: Column, after: list[str] | None, seen: int, limit: int
+    conn: psycopg.Connection[Any],
+    column: Column,
+    after: list[str] | None,
+    seen: int,
+    limit: int,
+    *,
+    among: sql.Composable,
 ) -> Backfill:
-    table, stale, among = column.table.identifier, _stale(column), sql.SQL("true")
+    table, stale = column.table.identifier, _stale(column)
     count, last = enqueue(
         conn, column, table=table, stale=stale, among=among, after=after, limit=limit
     )

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from psycopg import sql
 
 from taskvec.integrations.postgres.registry import CHANNEL, Column
-from taskvec.integrations.postgres.statements import AND, COMMA, OR, fill, name
+from taskvec.integrations.postgres.statements import AND, COMMA, fill, name
 
 # A lease in force is ended: what its worker reads is no longer what the row says.
 ENQUEUE = """INSERT INTO {queue} AS q ({keys}) {rows}
@@ -31,11 +31,11 @@ NAMED = """(SELECT array_agg((pg_identify_object_as_address('pg_class'::regclass
       ELSE a.attname = k.name END
     WHERE c.id = {id} HAVING count(*) = {count})"""
 # An error in a block of its own costs writers nothing: the block writes nothing. A key that is
-# NULL is none any more, which a worker tells of.
+# NULL is none any more, which a worker tells of. A column may be called like a variable, such as
+# TG_OP or FOUND: it goes first, and where it is qualified no variable takes a lost one's place.
 ROW_BODY = """#variable_conflict use_column
 DECLARE
   named text[];
-  texts text[];
 {variables}BEGIN
 BEGIN
 {assigned}EXCEPTION WHEN others THEN
@@ -45,15 +45,14 @@ BEGIN
 IF num_nulls({all}) > 0 THEN RETURN NULL; END IF;
 {statements}RETURN NULL;
 END"""
-EXTRACT = """  EXECUTE format({read}, VARIADIC named) INTO texts USING {row};
-{assigned}"""
+EXTRACT = "  EXECUTE format({read}, VARIADIC named) INTO {variables} USING {row};\n"
 ROWS_BODY = """#variable_conflict use_column
 DECLARE
   named text[];
   known boolean;
 BEGIN
 BEGIN
-  known := (SELECT {typed} FROM {rows} LIMIT 1);
+  known := (SELECT {typed} FROM {rows} r LIMIT 1);
 EXCEPTION WHEN undefined_column THEN
   known := false;
 END;
@@ -90,7 +89,7 @@ IF NOT taken THEN
 END IF;
 """
 ROW_LEAVES = "DELETE FROM {queue} q WHERE {same};\n"
-ROWS_LEAVE = "DELETE FROM {queue} q USING (SELECT {aliased} FROM old_rows) o WHERE {same};\n"
+ROWS_LEAVE = "DELETE FROM {queue} q USING (SELECT {aliased} FROM old_rows r) o WHERE {same};\n"
 # An old snapshot does not see the chunks that a worker has just written: a worker takes them out.
 CHUNKS_LEAVE = """IF chunked IS NOT NULL THEN
   EXECUTE format({delete}, VARIADIC places){using};
@@ -185,7 +184,7 @@ class _Parts:
         typed = [
             fill(
                 "pg_typeof({key}) = {type}::regtype",
-                key=name(key.name),
+                key=name(key.name, "r"),
                 type=sql.Literal(key.type),
             )
             for key in self.column.keys
@@ -218,10 +217,10 @@ class _Parts:
         return self.enqueue(fill("VALUES ({values})", values=COMMA.join(self._variables(row))))
 
     def enqueue_rows(self, rows: str) -> sql.Composed:
-        text = "SELECT DISTINCT {keys} FROM {rows} WHERE num_nulls({keys}) = 0 ORDER BY {keys}"
+        text = "SELECT DISTINCT {keys} FROM {rows} r WHERE num_nulls({keys}) = 0 ORDER BY {keys}"
 
         def statement(column: Column) -> sql.Composed:
-            return self.enqueue(fill(text, keys=column.own(), rows=sql.SQL(rows)))
+            return self.enqueue(fill(text, keys=column.own("r"), rows=sql.SQL(rows)))
 
         return self._either(statement)
 
@@ -234,8 +233,7 @@ class _Parts:
             old=COMMA.join(olds),
             leave=self.row_leaves(),
         )
-        pairs = zip(olds, self._variables("new"), strict=True)
-        moved = OR.join([_differ(old, new) for old, new in pairs])
+        moved = _differ(olds, self._variables("new"))
         return fill(IF_MOVED, moved=moved, leaving=self.looking_up(leaving))
 
     def row_deleted(self) -> sql.Composed:
@@ -263,7 +261,7 @@ class _Parts:
 
         def statement(column: Column) -> sql.Composed:
             same = column.matches("q", "o", own=False)
-            return fill(ROWS_LEAVE, queue=column.queue, aliased=column.aliased(), same=same)
+            return fill(ROWS_LEAVE, queue=column.queue, aliased=column.aliased("r"), same=same)
 
         leaving = self._either(statement)
         if column.chunks is None:
@@ -301,16 +299,12 @@ class _Parts:
 
     def _extract(self, row: str) -> sql.Composed:
         """Read a row's key by the names that it has now."""
-        fields = [fill("($1).{key}::text", key=name(key.name)) for key in self.called.keys]
-        assigned = [
-            sql.SQL(f"  {row}_{i} := texts[{i}]::{key.type};\n")
-            for i, key in enumerate(self.column.keys, 1)
-        ]
+        fields = [fill("($1).{key}", key=name(key.name)) for key in self.called.keys]
         return fill(
             EXTRACT,
-            read=_text(fill("SELECT ARRAY[{fields}]", fields=COMMA.join(fields))),
+            read=_text(fill("SELECT {fields}", fields=COMMA.join(fields))),
+            variables=COMMA.join(self._variables(row)),
             row=sql.SQL(row.upper()),
-            assigned=sql.Composed(assigned),
         )
 
     def _either(self, statement: Callable[[Column], sql.Composed]) -> sql.Composed:
@@ -335,10 +329,16 @@ def _text(statement: sql.Composed) -> sql.Literal:
 
 def differs(columns: Sequence[str]) -> sql.Composed:
     """Whether any column differs between OLD and NEW."""
-    return OR.join([_differ(name(column, "OLD"), name(column, "NEW")) for column in columns])
+    return _differ(*([name(column, row) for column in columns] for row in ("OLD", "NEW")))
 
 
-def _differ(old: sql.Composable, new: sql.Composable) -> sql.Composed:
-    """Whether two values differ, to the byte and for any type."""
-    text = '{old}::text COLLATE pg_catalog."C" IS DISTINCT FROM {new}::text COLLATE pg_catalog."C"'
-    return fill(text, old=old, new=new)
+def _differ(olds: Sequence[sql.Composable], news: Sequence[sql.Composable]) -> sql.Composed:
+    """Whether values differ, to the byte and for any type.
+
+    Their text would not do: it depends on the writer's settings, as of extra_float_digits.
+    """
+    return fill(
+        "pg_catalog.record_image_ne(ROW({olds}), ROW({news}))",
+        olds=COMMA.join(olds),
+        news=COMMA.join(news),
+    )

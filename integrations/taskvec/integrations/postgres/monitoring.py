@@ -20,7 +20,7 @@ from taskvec.integrations.postgres import registry
 from taskvec.integrations.postgres.registry import Column, fixed_path
 from taskvec.integrations.postgres.statements import connected, fill, name, run
 
-VERSION = "taskvec 2"  # of the view's columns, kept as its comment
+VERSION = "taskvec 3"  # of the view's columns, kept as its comment
 PRESENT = "SELECT obj_description(to_regclass('taskvec.status'), 'pg_class')"
 # Whoever may read the view sees figures of the queues, and nothing of what is in them.
 CREATE = """

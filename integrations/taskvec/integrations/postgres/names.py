@@ -13,6 +13,7 @@ from taskvec.integrations.postgres.statements import run
 FIND = """
 SELECT c.oid, n.nspname, c.relname, c.relkind::text, c.relispartition, c.relpersistence::text,
        EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid),
+       EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid),
        pg_has_role(c.relowner, 'USAGE'), has_table_privilege(c.oid, 'TRIGGER')
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.oid = {which}
@@ -116,12 +117,14 @@ def find_table(conn: psycopg.Connection[Any], table: str) -> int:
         raise SchemaError(f"{table!r} is no table's name: {error.diag.message_primary}") from None
     if row is None:
         raise SchemaError(f"no table {table!r}: write it as in SQL, with quotes for capitals")
-    oid, _, _, kind, is_partition, persistence, has_children, _, may_trigger = row
+    oid, _, _, kind, is_partition, persistence, has_children, is_child, _, may_trigger = row
     _refuse_kind(table, kind, persistence)
     if is_partition:
         raise SchemaError(f"{table!r} is a partition: attach the partitioned table it belongs to")
     if kind == "r" and has_children:
         raise SchemaError(f"{table!r} has tables that inherit from it: partition it instead")
+    if is_child:
+        raise SchemaError(f"{table!r} inherits from another table: partition that one instead")
     if not may_trigger:
         raise SchemaError(
             f"no privilege to create triggers on {table!r}: GRANT TRIGGER on it, or be its owner"
@@ -134,7 +137,7 @@ def read_table(conn: psycopg.Connection[Any], oid: int) -> Table:
     found = run(conn, FIND, oid, which=sql.SQL("$1::oid")).fetchone()
     if found is None:
         raise SchemaError(f"the table with oid {oid} is gone")
-    _, schema, name, kind, _, _, _, owned, _ = found
+    _, schema, name, kind, _, _, _, _, owned, _ = found
     fields = {row[0]: Field(*row) for row in run(conn, COLUMNS, oid)}
     keys = tuple(Key(*row) for row in run(conn, KEYS, oid))
     return Table(oid, schema, name, kind == "p", owned, fields, keys)

@@ -37,6 +37,11 @@ ALTER TABLE {queue} ADD PRIMARY KEY ({plain}),
     SET (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02);
 CREATE INDEX ON {queue} (priority, not_before) WHERE NOT parked
 """
+# Whoever attached a column first owns what the status is read by, and maybe none of the queues.
+FIGURES = """
+SELECT pg_get_userbyid(p.proowner) FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+WHERE n.nspname = 'taskvec' AND p.proname = 'queue_figures'
+"""
 # Among rows to be claimed alone the least lost goes first: what kills all workers blames no row.
 CLAIM = """
 WITH due AS (
@@ -114,6 +119,8 @@ def create_queue(conn: psycopg.Connection[Any], column: Column) -> None:
         plain=column.plain(),
         table=column.table.identifier,
     )
+    for (reader,) in run(conn, FIGURES).fetchall():
+        run(conn, "GRANT SELECT ON {queue} TO {role}", queue=column.queue, role=name(reader))
 
 
 def claim(
@@ -212,10 +219,13 @@ def park(conn: psycopg.Connection[Any], column: Column, row: Claimed, lease: UUI
 
 
 def next_due_s(conn: psycopg.Connection[Any], column: Column) -> float | None:
-    """Seconds until a row is due or its lease runs out; None where the queue is empty, or gone."""
+    """Seconds until a row is due or its lease runs out.
+
+    None where the queue is empty, gone, or closed to this role.
+    """
     try:
         row = run(conn, NEXT_DUE, column.id, queue=column.queue).fetchone()
-    except psycopg.errors.UndefinedTable:
+    except (psycopg.errors.UndefinedTable, psycopg.errors.InsufficientPrivilege):
         return None
     return row[0] if row else None
 

@@ -48,6 +48,8 @@ CREATE TABLE IF NOT EXISTS taskvec.columns (
     backfill_seen bigint NOT NULL DEFAULT 0,
     backfill_at timestamptz,
     backfill_done boolean NOT NULL DEFAULT false,
+    backfill_part oid,  -- the partition that it is about, where it is not about all rows
+    leaves jsonb,  -- the partitions that a backfill was or is about, by oid
     partitions jsonb NOT NULL DEFAULT '{{}}',  -- the files of those that chunks are of, by oid
     swept boolean NOT NULL DEFAULT true,  -- of chunks without a row
     swept_to text[],
@@ -87,6 +89,11 @@ CROSS JOIN LATERAL (
   SELECT CASE WHEN t.oid IS NULL THEN 'its table was dropped'
     WHEN c.chunks IS NOT NULL AND r.oid IS NULL THEN 'its chunk table was dropped'
     WHEN p.missing IS NOT NULL THEN 'its table has lost ' || p.missing
+    WHEN t.relispartition THEN 'its table has become a partition, which is not followed'
+    WHEN EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE i.inhrelid = t.oid)
+      THEN 'its table inherits from another one, which is not followed'
+    WHEN t.relkind = 'r' AND EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE i.inhparent = t.oid)
+      THEN 'another table inherits from its table, which is not followed'
     WHEN k.key IS NULL THEN 'its table has lost its primary key'
     WHEN k.key <> k.attached THEN 'its table''s key was ' || k.attached || ' and is ' || k.key
   END AS problem

@@ -17,11 +17,12 @@ import psycopg
 from taskvec.core import Embedder
 from taskvec.core.errors import FingerprintError, StoreError
 from taskvec.core.registry import embedder_or_shared
-from taskvec.integrations.postgres import backfill, queue, registry, sweeping, triggers
+from taskvec.integrations.postgres import backfill, partitions, queue, registry, sweeping, triggers
 from taskvec.integrations.postgres.encoding import Outcome, encode, halving, is_outage
 from taskvec.integrations.postgres.following import follow
 from taskvec.integrations.postgres.queue import Claimed
 from taskvec.integrations.postgres.registry import BrokenError, Column, MovedError
+from taskvec.integrations.postgres.rights import DeniedError, require_rights
 from taskvec.integrations.postgres.waking import Waker
 from taskvec.integrations.postgres.writing import BUSY_PAUSE_S, Made, write
 
@@ -37,6 +38,9 @@ PASSING = (
     psycopg.errors.DeadlockDetected,
     psycopg.errors.SerializationFailure,
 )
+# What a column's tables or this role's rights do not allow.
+DENIED = (psycopg.errors.InsufficientPrivilege, psycopg.errors.ReadOnlySqlTransaction)
+REFUSED = (psycopg.ProgrammingError, *DENIED)
 
 
 @dataclass(frozen=True)
@@ -126,7 +130,8 @@ class Shift:
         """Serve the columns in turn until stopped, or until all rows are embedded or parked."""
         self.upkeep(strict=not self.served)
         for one in self.served.values():
-            queue.release(self.conn, one.column, self.lease)
+            with suppress(*PASSING, *REFUSED):  # the leases end by themselves
+                queue.release(self.conn, one.column, self.lease)
         while not self.stopping.is_set():
             if time.monotonic() >= self.next_upkeep:
                 self.upkeep(strict=False)
@@ -149,8 +154,8 @@ class Shift:
     def upkeep(self, *, strict: bool) -> None:
         """Read the registry, take on new columns, and see that the triggers still fit.
 
-        strict: raise what is wrong with a column, unless it is broken; otherwise it is logged and
-        left alone.
+        strict: raise what is wrong with a column, unless it is broken or the role lacks a right;
+        otherwise it is logged and left alone.
         """
         self.next_upkeep = time.monotonic() + UPKEEP_S
         self.heard = False
@@ -187,11 +192,13 @@ class Shift:
             LOG.info("%s is locked, trying again shortly: %s", one.column, error)
             one.rest(REST_S)
             return False
-        except (MovedError, psycopg.ProgrammingError) as error:
-            if not (self._moved(one) or isinstance(error, MovedError)):
-                raise
-            LOG.info("%s is read anew: %s", one.column, error)
-            return True
+        except (MovedError, *REFUSED) as error:
+            if self._moved(one) or isinstance(error, MovedError):
+                LOG.info("%s is read anew: %s", one.column, error)
+                return True
+            LOG.warning("%s cannot be served: %s", one.column, error)
+            one.rest(UPKEEP_S)
+            return False
         return bool(rows) or filled
 
     def _claim(self, one: Served) -> list[Claimed]:
@@ -226,7 +233,7 @@ class Shift:
             failed = outcome.failed + self._write(one, outcome)
             if failed:
                 queue.fail(self.conn, one.column, failed, self.lease, self.options.attempts)
-        except PASSING:
+        except (*PASSING, *REFUSED):
             queue.give_back(self.conn, one.column, rows, self.lease, REST_S)
             raise
         except MovedError:
@@ -255,7 +262,7 @@ class Shift:
         return made.result()
 
     def _renew(self, one: Served, rows: list[Claimed]) -> None:
-        with suppress(*PASSING):  # the next renewal comes before the lease's end
+        with suppress(*PASSING, *REFUSED):  # the next renewal comes before the lease's end
             queue.renew(self.conn, one.column, rows, self.lease, self.options.lease_s)
 
     def _write(
@@ -297,7 +304,8 @@ class Shift:
             one.slice = max(1, one.slice // 8)
             raise
         one.slice = min(one.slice * 2, backfill.SLICE)
-        one.filled, one.seen = state.done, state.seen
+        one.filled = state.done and not partitions.look(self.conn, one.column)
+        one.seen = state.seen
         self._tell(one)
         return state.moved
 
@@ -342,22 +350,22 @@ class Shift:
     def _follow(self) -> None:
         try:
             follow(self.conn)
-        except psycopg.errors.InsufficientPrivilege:
-            LOG.debug("renames are left to a worker of a role that may write the registry")
-        except PASSING as error:
-            LOG.info("the registry is locked, following renames later: %s", error)
+        except (*PASSING, *DENIED) as error:
+            LOG.info("the registry cannot be written, following renames later: %s", error)
 
     def _take_on(self, row: dict[str, Any]) -> None:
         before = self.served.get(row["id"])
         column = registry.load(self.conn, row)
+        require_rights(self.conn, column)
         sweeping.look(self.conn, column)
+        filled = not partitions.look(self.conn, column) and row["backfill_done"]
         if before is None:
             embedder = embedder_or_shared(self.options.embedder, self.options.model or row["model"])
             _check_fingerprint(column, embedder)
             total = backfill.estimate(self.conn, column)
-            self.served[column.id] = Served(column, embedder, total, filled=row["backfill_done"])
+            self.served[column.id] = Served(column, embedder, total, filled=filled)
         else:
-            before.column = column
+            before.column, before.filled = column, filled
         self._mend_triggers(column)
         self.served[column.id].swept = False
         self.told.pop(column.id, None)
@@ -387,7 +395,7 @@ class Shift:
             raise
         except Exception as error:  # whatever loading a model may raise
             self.served.pop(row["id"], None)
-            if strict and not isinstance(error, BrokenError):
+            if strict and not isinstance(error, (BrokenError, DeniedError)):
                 raise
             if self.told.get(row["id"]) != str(error):
                 self.told[row["id"]] = str(error)
@@ -399,9 +407,14 @@ class Shift:
 
 
 def is_servers(error: BaseException) -> bool:
-    """Whether an error of a write comes from the server's state, and from no row."""
+    """Whether an error of a write comes from the server's state or a lack of rights, and no row."""
     causes = [error, error.__cause__]
-    return any(isinstance(cause, (*BROKEN, MovedError)) for cause in causes)
+    return any(isinstance(cause, (*BROKEN, MovedError)) or _is_denied(cause) for cause in causes)
+
+
+def _is_denied(error: BaseException | None) -> bool:
+    # With a context it comes from a function, which may be called for one row alone.
+    return isinstance(error, DENIED) and error.diag.context is None
 
 
 def _written(

@@ -89,7 +89,8 @@ class Worker:
         """Work until `stop` is called; the batch in hand is finished.
 
         until_empty: return when all rows are embedded or parked.
-        A column whose table, key or columns are gone is told of in the log, once, and left alone.
+        A column whose table, key or columns are gone, or that the role lacks a right for, is told
+        of in the log, once, and left alone.
         Raises FingerprintError where a column was made by another model, and StoreError where the
         server cannot be reached at the start. Later, lost connections are made anew.
         """
