@@ -18,8 +18,10 @@ from taskvec.core import Embedder
 from taskvec.core.errors import FingerprintError, StoreError
 from taskvec.core.registry import embedder_or_shared
 from taskvec.integrations.postgres import backfill, queue, registry, sweeping, triggers
-from taskvec.integrations.postgres.encoding import Outcome, encode, halving, is_outage
+from taskvec.integrations.postgres.encoding import encode, is_outage
+from taskvec.integrations.postgres.faults import BROKEN, PASSING, blameless
 from taskvec.integrations.postgres.following import follow
+from taskvec.integrations.postgres.halving import Outcome, halving
 from taskvec.integrations.postgres.queue import Claimed
 from taskvec.integrations.postgres.registry import BrokenError, Column, MovedError
 from taskvec.integrations.postgres.waking import Waker
@@ -30,13 +32,6 @@ UPKEEP_S = 60.0
 HEAR_S = 1.0  # between looks at what was notified, while a batch is encoded
 SHORTEST_WAIT_S = 0.01
 REST_S = 0.5  # of a column that somebody has locked, or that an encoder takes no work for
-# Errors of the server that have nothing to do with what was written.
-BROKEN = (psycopg.OperationalError, psycopg.InterfaceError)
-PASSING = (
-    psycopg.errors.LockNotAvailable,
-    psycopg.errors.DeadlockDetected,
-    psycopg.errors.SerializationFailure,
-)
 
 
 @dataclass(frozen=True)
@@ -177,9 +172,10 @@ class Shift:
     def step(self, one: Served) -> bool:
         """One batch of a column, or a slice of its backfill or sweep. Returns whether any was."""
         try:
-            rows = self._claim(one)
-            if rows:
-                self._handle(one, rows)
+            claimed = self._claim(one)
+            if claimed.results:
+                self._handle(one, claimed.results)
+            rows = [*claimed.results, *(row for row, _ in claimed.failed)]
             # A suspect row comes alone, however many others are due.
             dry = len(rows) < self.options.batch and not any(row.suspect for row in rows)
             filled = dry and (self._fill(one) or self._sweep(one))
@@ -194,11 +190,16 @@ class Shift:
             return True
         return bool(rows) or filled
 
-    def _claim(self, one: Served) -> list[Claimed]:
+    def _claim(self, one: Served) -> Outcome[Claimed, Claimed]:
         options = self.options
         try:
-            return queue.claim(
-                self.conn, one.column, self.lease, lease_s=options.lease_s, batch=options.batch
+            claimed = queue.claim(
+                self.conn,
+                one.column,
+                self.lease,
+                lease_s=options.lease_s,
+                batch=options.batch,
+                most_attempts=options.attempts,
             )
         except BROKEN:
             raise
@@ -207,7 +208,11 @@ class Shift:
             if not self._moved(one):
                 LOG.warning("%s cannot be read: %s", one.column, error)
                 one.rest(UPKEEP_S)
-            return []
+            return Outcome()
+        if claimed.failed:
+            one.failed += len(claimed.failed)
+            self._tell(one)
+        return claimed
 
     def _handle(self, one: Served, rows: list[Claimed]) -> None:
         if any(row.deadly for row in rows):
@@ -271,7 +276,7 @@ class Shift:
             lease=self.lease,
             most_attempts=self.options.attempts,
         )
-        written = halving(outcome.results, act, outage=is_servers)
+        written = halving(outcome.results, act, outage=blameless)
         for fates in written.results:
             one.done += fates["written"]
             one.failed += fates["rewritten"]
@@ -396,12 +401,6 @@ class Shift:
             self.options.on_progress(one.progress())
 
 
-def is_servers(error: BaseException) -> bool:
-    """Whether an error of a write comes from the server's state, and from no row."""
-    causes = [error, error.__cause__]
-    return any(isinstance(cause, (*BROKEN, MovedError)) for cause in causes)
-
-
 def _written(
     conn: psycopg.Connection[Any],
     column: Column,
@@ -413,8 +412,9 @@ def _written(
     try:
         return [write(conn, column, made, lease, most_attempts)]
     except StoreError as error:  # copy_rows' word for what the server says
-        if isinstance(error.__cause__, BROKEN):
-            raise error.__cause__ from None
+        cause = error.__cause__
+        if cause is not None and blameless(cause):
+            raise cause from None
         raise
 
 
