@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -602,6 +603,95 @@ def test_lost_connections_are_made_anew(dsn: str, db: psycopg.Connection[Any]) -
         gate.opened.set()
         until(lambda: queued(db) == 0, "going on, long before the lease runs out")
     assert_right(db)
+
+
+OURS = """
+SELECT array_agg(pid ORDER BY pid) FROM pg_stat_activity
+WHERE application_name = 'taskvec' AND datname = current_database()
+"""
+AT_EACH_WRITE = """
+CREATE FUNCTION meddle() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {} RETURN NEW; END $$;
+CREATE TRIGGER meddle BEFORE UPDATE OF embedding ON docs FOR EACH ROW EXECUTE FUNCTION meddle()
+"""
+
+
+def test_timeouts_of_the_database_end_no_work_and_no_sleep(
+    dsn: str, db: psycopg.Connection[Any]
+) -> None:
+    db.execute(AT_EACH_WRITE.format("PERFORM pg_sleep(0.05);"))
+    for timeout in ("statement", "transaction", "idle_session", "idle_in_transaction_session"):
+        db.execute(f"ALTER DATABASE {db.info.dbname} SET {timeout}_timeout = '250ms'")
+    db.execute("UPDATE docs SET text = text || '!'")
+    stub = StubEmbedder()
+    with working(dsn, stub):
+        until(lambda: queued(db) == 0, "a write of 0.5 s")
+        before = one(db, OURS)
+        time.sleep(0.6)
+        assert one(db, OURS) == before
+        assert len(before) == 2
+    assert len(stub.calls) == 1 + 10  # the batch, and each row's chunks
+    assert_right(db)
+
+
+def test_a_row_that_reaches_a_limit_of_the_server_is_the_only_one_to_fail(
+    dsn: str, db: psycopg.Connection[Any]
+) -> None:
+    limit = "RAISE EXCEPTION 'string is too long for tsvector' USING ERRCODE = '54000';"
+    db.execute(AT_EACH_WRITE.format(f"IF NEW.id = 4 THEN {limit} END IF;"))
+    db.execute("UPDATE docs SET text = text || '!'")
+    stub = StubEmbedder()
+    work(dsn, stub, attempts=1)
+    [failure] = failures(dsn)
+    assert (failure.key, failure.parked) == ({"id": "4"}, True)
+    assert "string is too long for tsvector" in failure.error
+    assert queued(db) == 1
+    assert len(stub.calls) == 1 + 10
+
+
+@pytest.mark.parametrize("state", ["53100", "57014", "25006"])
+def test_what_the_server_lacks_is_no_rows_fault_and_costs_no_connection(
+    dsn: str,
+    db: psycopg.Connection[Any],
+    state: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("taskvec.integrations.postgres.shift.REST_S", 0.05)
+    db.execute("CREATE SEQUENCE tries")  # which no rollback sets back
+    fault = f"RAISE EXCEPTION 'not now' USING ERRCODE = '{state}';"
+    db.execute(AT_EACH_WRITE.format(f"IF nextval('tries') <= 4 THEN {fault} END IF;"))
+    stub = StubEmbedder()
+    with working(dsn, stub, attempts=1, lease_s=600.0):
+        until(lambda: one(db, ASLEEP), "falling asleep")
+        before = one(db, OURS)
+        db.execute("UPDATE docs SET text = text || '!'")
+        until(lambda: queued(db) == 0, "the embedding after four tries")
+        assert one(db, OURS) == before
+    assert len(stub.calls) == 5 * (1 + 10)
+    assert failures(dsn) == []
+    assert one(db, "SELECT failed FROM taskvec.columns") == 0
+    assert_right(db)
+    rests = re.findall(r"rests for (\S+) s", caplog.text)
+    assert rests == ([] if state == "57014" else ["0.05", "0.1", "0.2", "0.4"])
+
+
+def test_connections_that_end_at_every_write_are_made_anew_less_and_less_often(
+    dsn: str, db: psycopg.Connection[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    db.execute(AT_EACH_WRITE.format("PERFORM pg_terminate_backend(pg_backend_pid());"))
+    db.execute("UPDATE docs SET text = text || '!'")
+    with working(dsn):
+        until(lambda: len(lost(caplog)) == 4, "the fourth loss")
+        db.execute("DROP TRIGGER meddle ON docs")
+        until(lambda: queued(db) == 0, "going on")
+    times = lost(caplog)
+    assert times[3] - times[2] >= 0.4, times
+    assert_right(db)
+
+
+def lost(caplog: pytest.LogCaptureFixture) -> list[float]:
+    """When the worker told of connections that were lost."""
+    return [r.created for r in caplog.records if "connection was lost" in r.msg]
 
 
 def test_a_writer_in_the_way_takes_no_row_of_others_from_a_batch(

@@ -67,7 +67,10 @@ class Options:
 
 @dataclass
 class Served:
-    """A column with its encoder, and how it goes. rests_until: by the monotonic clock."""
+    """A column with its encoder, and how it goes.
+
+    troubles: errors of the server, one after the other. rests_until: by the monotonic clock.
+    """
 
     column: Column
     embedder: Embedder
@@ -78,6 +81,7 @@ class Served:
     filled: bool = False
     swept: bool = True
     slice: int = field(default_factory=lambda: backfill.SLICE)
+    troubles: int = 0
     rests_until: float = 0.0
     since: float = field(default_factory=time.monotonic)
 
@@ -101,7 +105,7 @@ class Shift:
 
     served and told outlive the shift: what the worker knows of its columns, and what it has said of
     those that it leaves alone. known: the ids of all columns when the registry was last read.
-    heard: whether there was a notification since.
+    heard: whether there was a notification since. went_round: whether all columns had their turn.
     """
 
     options: Options
@@ -115,6 +119,7 @@ class Shift:
     told: dict[int, str]
     known: frozenset[int] = frozenset()
     heard: bool = False
+    went_round: bool = False
     next_upkeep: float = 0.0
 
     def work(self, *, until_empty: bool) -> None:
@@ -127,6 +132,7 @@ class Shift:
                 self.upkeep(strict=False)
             steps = [self.step(one) for one in self._ready()]
             worked = any(steps)
+            self.went_round = True
             if not worked and until_empty and self._empty():
                 return
             self._hear(0.0 if worked else self._wait_s())
@@ -170,45 +176,58 @@ class Shift:
             raise StoreError(f"no columns with ids {sorted(missing)}: attached are {attached}")
 
     def step(self, one: Served) -> bool:
-        """One batch of a column, or a slice of its backfill or sweep. Returns whether any was."""
+        """One batch of a column, or a slice of its backfill or sweep. Returns whether any was.
+
+        An error that is no row's fault leaves the column alone for a while, and the others go on.
+        """
         try:
-            claimed = self._claim(one)
-            if claimed.results:
-                self._handle(one, claimed.results)
-            rows = [*claimed.results, *(row for row, _ in claimed.failed)]
-            # A suspect row comes alone, however many others are due.
-            dry = len(rows) < self.options.batch and not any(row.suspect for row in rows)
-            filled = dry and (self._fill(one) or self._sweep(one))
-        except PASSING as error:
+            worked = self._serve(one)
+        except (MovedError, psycopg.Error) as error:
+            if self._lost(error):
+                raise
+            return self._recover(one, error)
+        one.troubles = 0
+        return worked
+
+    def _serve(self, one: Served) -> bool:
+        claimed = self._claim(one)
+        if claimed.results:
+            self._handle(one, claimed.results)
+        rows = [*claimed.results, *(row for row, _ in claimed.failed)]
+        # A suspect row comes alone, however many others are due.
+        dry = len(rows) < self.options.batch and not any(row.suspect for row in rows)
+        filled = dry and (self._fill(one) or self._sweep(one))
+        return bool(rows) or filled
+
+    def _recover(self, one: Served, error: MovedError | psycopg.Error) -> bool:
+        """See what a column needs after an error. Returns whether it is to go on at once."""
+        if isinstance(error, PASSING):
             LOG.info("%s is locked, trying again shortly: %s", one.column, error)
             one.rest(REST_S)
             return False
-        except (MovedError, psycopg.ProgrammingError) as error:
-            if not (self._moved(one) or isinstance(error, MovedError)):
-                raise
+        if self._moved(one) or isinstance(error, MovedError):
             LOG.info("%s is read anew: %s", one.column, error)
             return True
-        return bool(rows) or filled
+        rest_s = min(REST_S * 2.0 ** min(one.troubles, 20), UPKEEP_S)
+        one.troubles += 1
+        one.rest(rest_s)
+        LOG.warning("%s rests for %g s: %s", one.column, rest_s, error)
+        return False
+
+    def _lost(self, error: Exception) -> bool:
+        """Whether an error means that a connection is gone, and not that the server refuses."""
+        return isinstance(error, BROKEN) and (self.conn.closed or self.listener.closed)
 
     def _claim(self, one: Served) -> Outcome[Claimed, Claimed]:
         options = self.options
-        try:
-            claimed = queue.claim(
-                self.conn,
-                one.column,
-                self.lease,
-                lease_s=options.lease_s,
-                batch=options.batch,
-                most_attempts=options.attempts,
-            )
-        except BROKEN:
-            raise
-        except psycopg.Error as error:
-            # The table changed since it was attached; the other columns go on.
-            if not self._moved(one):
-                LOG.warning("%s cannot be read: %s", one.column, error)
-                one.rest(UPKEEP_S)
-            return Outcome()
+        claimed = queue.claim(
+            self.conn,
+            one.column,
+            self.lease,
+            lease_s=options.lease_s,
+            batch=options.batch,
+            most_attempts=options.attempts,
+        )
         if claimed.failed:
             one.failed += len(claimed.failed)
             self._tell(one)
@@ -231,11 +250,12 @@ class Shift:
             failed = outcome.failed + self._write(one, outcome)
             if failed:
                 queue.fail(self.conn, one.column, failed, self.lease, self.options.attempts)
-        except PASSING:
-            queue.give_back(self.conn, one.column, rows, self.lease, REST_S)
-            raise
         except MovedError:
             queue.give_back(self.conn, one.column, rows, self.lease)
+            raise
+        except psycopg.Error:
+            if not self.conn.closed:
+                queue.give_back(self.conn, one.column, rows, self.lease, REST_S)
             raise
         one.failed += len(failed)
         self._tell(one)
@@ -260,8 +280,13 @@ class Shift:
         return made.result()
 
     def _renew(self, one: Served, rows: list[Claimed]) -> None:
-        with suppress(*PASSING):  # the next renewal comes before the lease's end
+        try:
             queue.renew(self.conn, one.column, rows, self.lease, self.options.lease_s)
+        except psycopg.Error as error:
+            if self.conn.closed:
+                raise
+            # The next renewal comes before the lease's end.
+            LOG.info("leases of %s were not renewed: %s", one.column, error)
 
     def _write(
         self, one: Served, outcome: Outcome[Claimed, Made]
@@ -386,9 +411,9 @@ class Shift:
         except PASSING as error:
             LOG.info("column %s is locked, looking again shortly: %s", row["id"], error)
             self.next_upkeep = time.monotonic() + REST_S
-        except BROKEN:
-            raise
         except Exception as error:  # whatever loading a model may raise
+            if self._lost(error):
+                raise
             self.served.pop(row["id"], None)
             if strict and not isinstance(error, BrokenError):
                 raise

@@ -30,6 +30,13 @@ SET TimeZone = 'UTC'; SET DateStyle = 'ISO, YMD'; SET IntervalStyle = 'postgres'
 SET extra_float_digits = 1; SET bytea_output = 'hex';
 SET enable_hashjoin = off; SET enable_mergejoin = off; SET jit = off
 """
+# A worker sleeps for long, and how long a write takes is up to the user's triggers. Servers before
+# PostgreSQL 17 have no transaction_timeout.
+UNTIMED = """
+SELECT set_config(name, '0', false) FROM pg_catalog.pg_settings WHERE name IN
+  ('statement_timeout', 'transaction_timeout', 'idle_session_timeout',
+   'idle_in_transaction_session_timeout')
+"""
 
 
 class Worker:
@@ -96,15 +103,16 @@ class Worker:
         losses = 0
         with self._awake() as waker, ThreadPoolExecutor(1, "taskvec-encode") as encoding:
             while not self._stopping.is_set():
+                shift: Shift | None = None
                 try:
                     with self._shift(encoding, waker) as shift:
-                        losses = 0
                         shift.work(until_empty=until_empty)
                         return
                 except BROKEN as error:
                     if not self._served:
                         raise StoreError(str(error).strip()) from error
-                    losses += 1
+                    went_well = shift is not None and shift.went_round
+                    losses = 1 if went_well else losses + 1
                     waker.wait(_backoff_s(losses, error))
 
     async def arun(self, *, until_empty: bool = False) -> None:
@@ -140,6 +148,8 @@ class Worker:
     def _shift(self, encoding: Executor, waker: Waker) -> Iterator[Shift]:
         with connect(self._dsn) as conn, connect(self._dsn) as listener:
             run(conn, SESSION)
+            for one in (conn, listener):
+                run(one, UNTIMED)
             listen(listener)
             yield Shift(
                 options=self._options,
