@@ -24,6 +24,7 @@ from taskvec.integrations.postgres.following import follow
 from taskvec.integrations.postgres.halving import Outcome, halving
 from taskvec.integrations.postgres.queue import Claimed
 from taskvec.integrations.postgres.registry import BrokenError, Column, MovedError
+from taskvec.integrations.postgres.seeing import HiddenError, require_all_rows
 from taskvec.integrations.postgres.waking import Waker
 from taskvec.integrations.postgres.writing import BUSY_PAUSE_S, Made, write
 
@@ -150,8 +151,8 @@ class Shift:
     def upkeep(self, *, strict: bool) -> None:
         """Read the registry, take on new columns, and see that the triggers still fit.
 
-        strict: raise what is wrong with a column, unless it is broken; otherwise it is logged and
-        left alone.
+        strict: raise what is wrong with a column, unless it is broken or its rows are hidden;
+        otherwise it is logged and left alone.
         """
         self.next_upkeep = time.monotonic() + UPKEEP_S
         self.heard = False
@@ -378,6 +379,8 @@ class Shift:
     def _take_on(self, row: dict[str, Any]) -> None:
         before = self.served.get(row["id"])
         column = registry.load(self.conn, row)
+        chunks = [] if column.chunks is None else [column.chunk_table]
+        require_all_rows(self.conn, column.table.identifier, *chunks)
         sweeping.look(self.conn, column)
         if before is None:
             embedder = embedder_or_shared(self.options.embedder, self.options.model or row["model"])
@@ -415,7 +418,7 @@ class Shift:
             if self._lost(error):
                 raise
             self.served.pop(row["id"], None)
-            if strict and not isinstance(error, BrokenError):
+            if strict and not isinstance(error, BrokenError | HiddenError):
                 raise
             if self.told.get(row["id"]) != str(error):
                 self.told[row["id"]] = str(error)

@@ -21,10 +21,12 @@ from taskvec.integrations.postgres.waking import Waker, listen
 LOG = logging.getLogger("taskvec.postgres")
 FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.1, 30.0
 # A worker gives up waiting for a lock before the server looks for deadlocks (after 1 s, as it
-# comes): it can be held up by a user's transaction, but never make one fail.
+# comes): it can be held up by a user's transaction, but never make one fail. Without row_security
+# the server raises where a policy would hide rows from it.
 SESSION = """
 SET search_path = pg_catalog, pg_temp;
 SET lock_timeout = '200ms';
+SET row_security = off;
 SET default_transaction_isolation = 'read committed';
 SET TimeZone = 'UTC'; SET DateStyle = 'ISO, YMD'; SET IntervalStyle = 'postgres';
 SET extra_float_digits = 1; SET bytea_output = 'hex';
@@ -43,7 +45,7 @@ class Worker:
     """Keeps attached columns right. Any number may run at once, on any number of machines.
 
     dsn: of the server. The role needs SELECT on the tables, UPDATE of the vector columns, all on
-    the schema taskvec, and TEMPORARY on the database.
+    the schema taskvec, and TEMPORARY on the database; no policy may hide rows from it.
     columns: ids that `attach` returned; with each its successor, while that is built and after the
     swap. None is all, those attached later included.
     model, embedder: an encoder in place of the one that each column was attached with.
@@ -96,7 +98,8 @@ class Worker:
         """Work until `stop` is called; the batch in hand is finished.
 
         until_empty: return when all rows are embedded or parked.
-        A column whose table, key or columns are gone is told of in the log, once, and left alone.
+        A column whose table, key or columns are gone, or whose rows policies may hide from this
+        role, is told of in the log, once, and left alone.
         Raises FingerprintError where a column was made by another model, and StoreError where the
         server cannot be reached at the start. Later, lost connections are made anew.
         """
