@@ -718,6 +718,40 @@ def test_a_writer_in_the_way_takes_no_row_of_others_from_a_batch(
     assert one(db, "SELECT count(*) FROM taskvec.queue_1 WHERE lease IS NOT NULL") == 1
 
 
+def test_a_retry_waits_for_no_writer(dsn: str, db: psycopg.Connection[Any]) -> None:
+    db.execute("UPDATE docs SET text = 'poison ' || id")
+    work(dsn, StubEmbedder(refuse), attempts=1)
+    with psycopg.connect(dsn) as writer:
+        writer.execute("UPDATE docs SET text = 'new' WHERE id = 9")
+        with psycopg.connect(dsn) as other:
+            other.execute("SET lock_timeout = '1s'")
+            assert retry(other) == 9
+            other.commit()
+        writer.execute("UPDATE docs SET text = 'new' WHERE id = 1")
+        writer.rollback()
+    assert [failure.key for failure in failures(dsn)] == [{"id": "9"}]
+    assert retry(dsn) == 1
+    work(dsn)
+    assert_right(db)
+
+
+def test_a_migration_of_the_table_keeps_no_lease_on_the_batch_in_hand(
+    dsn: str, db: psycopg.Connection[Any]
+) -> None:
+    gate = Gate()
+    db.execute("UPDATE docs SET text = text || '!'")
+    leased = "SELECT count(*) FROM taskvec.queue_1 WHERE lease IS NOT NULL"
+    with psycopg.connect(dsn) as writer, working(dsn, StubEmbedder(gate), lease_s=600.0):
+        assert gate.reached.wait(DEADLINE_S)
+        writer.execute("UPDATE docs SET text = 'new' WHERE id = 3")
+        writer.execute("ALTER TABLE docs ADD COLUMN more int")
+        gate.opened.set()
+        until(lambda: one(db, leased) == 1, "giving back all but the row that is locked")
+        writer.commit()
+        until(lambda: queued(db) == 0, "the embedding after the migration")
+    assert_right(db)
+
+
 def test_a_row_locked_in_the_queue_keeps_no_worker_from_starting_again(
     dsn: str, db: psycopg.Connection[Any]
 ) -> None:
