@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -237,6 +238,54 @@ def test_a_row_that_its_table_refuses_is_the_only_one_to_fail(
     assert queued(db) == 1
 
 
+YEARS = """
+INSERT INTO dated SELECT i, CASE i WHEN 51 THEN '{"year": "n/a"}' WHEN 52 THEN '{"year": 1}'
+    ELSE '{"year": 2020}' END::jsonb, 'text ' || i FROM generate_series(1, 100) i;
+ANALYZE dated
+"""
+
+
+@pytest.mark.parametrize("batch", [3, 200])
+@pytest.mark.parametrize("written", ["before it was attached", "after"])
+def test_a_row_whose_condition_raises_is_the_only_one_to_fail(
+    dsn: str, db: psycopg.Connection[Any], written: str, batch: int
+) -> None:
+    db.execute("CREATE TABLE dated (id int PRIMARY KEY, meta jsonb, text text)")
+    if written == "before it was attached":
+        db.execute(YEARS)
+    where = "(meta->>'year')::int > 2000"
+    attach(dsn, "dated", source="text", embedder=StubEmbedder(), where=where, index="none")
+    if written == "after":
+        work(dsn)
+        db.execute(YEARS)
+    db.execute("UPDATE docs SET text = text || '!'")
+    work(dsn, attempts=1, batch=batch)
+    [failure] = failures(dsn)
+    assert (failure.key, failure.parked) == ({"id": "51"}, True)
+    assert 'InvalidTextRepresentation: invalid input syntax for type integer: "n/a"' in (
+        failure.error
+    )
+    assert one(db, "SELECT failed FROM taskvec.columns WHERE id = 2") == 1
+    assert one(db, "SELECT count(embedding) FROM dated") == 98
+    assert_right(db)
+    db.execute("""UPDATE dated SET meta = '{"year": 2001}' WHERE id > 50""")
+    work(dsn)
+    assert failures(dsn) == []
+    assert_right(db, "dated")
+
+
+def test_sources_may_have_collations_that_differ(dsn: str, db: psycopg.Connection[Any]) -> None:
+    db.execute(
+        'CREATE TABLE mixed (id int PRIMARY KEY, title text COLLATE "C", body text COLLATE "POSIX")'
+    )
+    db.execute("INSERT INTO mixed VALUES (1, 'one', 'uno'), (2, ' ', NULL)")
+    attach(dsn, "mixed", source=["title", "body"], embedder=StubEmbedder())
+    db.execute("INSERT INTO mixed VALUES (3, 'three', 'tre')")
+    work(dsn, attempts=1)
+    assert failures(dsn) == []
+    assert_right(db, "mixed", text="concat_ws(E'\n\n', title, body)")
+
+
 REWRITING = {
     "before": "CREATE TRIGGER rewrite BEFORE UPDATE ON docs FOR EACH ROW"
     " EXECUTE FUNCTION rewrite()",
@@ -398,9 +447,9 @@ def lose(dsn: str, db: psycopg.Connection[Any]) -> int:
         (row,) = registry.rows(conn)
         with conn.transaction(), registry.fixed_path(conn):
             column = registry.load(conn, row)
-        taken = claim(conn, column, uuid.uuid4(), lease_s=60.0, batch=64)
+        taken = claim(conn, column, uuid.uuid4(), lease_s=60.0, batch=64, most_attempts=5)
     db.execute("UPDATE taskvec.queue_1 SET leased_until = now() WHERE lease IS NOT NULL")
-    return len(taken)
+    return len(taken.results)
 
 
 def test_rows_of_lost_batches_come_alone_and_kills_by_chance_park_none(
@@ -556,6 +605,95 @@ def test_lost_connections_are_made_anew(dsn: str, db: psycopg.Connection[Any]) -
     assert_right(db)
 
 
+OURS = """
+SELECT array_agg(pid ORDER BY pid) FROM pg_stat_activity
+WHERE application_name = 'taskvec' AND datname = current_database()
+"""
+AT_EACH_WRITE = """
+CREATE FUNCTION meddle() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {} RETURN NEW; END $$;
+CREATE TRIGGER meddle BEFORE UPDATE OF embedding ON docs FOR EACH ROW EXECUTE FUNCTION meddle()
+"""
+
+
+def test_timeouts_of_the_database_end_no_work_and_no_sleep(
+    dsn: str, db: psycopg.Connection[Any]
+) -> None:
+    db.execute(AT_EACH_WRITE.format("PERFORM pg_sleep(0.05);"))
+    for timeout in ("statement", "transaction", "idle_session", "idle_in_transaction_session"):
+        db.execute(f"ALTER DATABASE {db.info.dbname} SET {timeout}_timeout = '250ms'")
+    db.execute("UPDATE docs SET text = text || '!'")
+    stub = StubEmbedder()
+    with working(dsn, stub):
+        until(lambda: queued(db) == 0, "a write of 0.5 s")
+        before = one(db, OURS)
+        time.sleep(0.6)
+        assert one(db, OURS) == before
+        assert len(before) == 2
+    assert len(stub.calls) == 1 + 10  # the batch, and each row's chunks
+    assert_right(db)
+
+
+def test_a_row_that_reaches_a_limit_of_the_server_is_the_only_one_to_fail(
+    dsn: str, db: psycopg.Connection[Any]
+) -> None:
+    limit = "RAISE EXCEPTION 'string is too long for tsvector' USING ERRCODE = '54000';"
+    db.execute(AT_EACH_WRITE.format(f"IF NEW.id = 4 THEN {limit} END IF;"))
+    db.execute("UPDATE docs SET text = text || '!'")
+    stub = StubEmbedder()
+    work(dsn, stub, attempts=1)
+    [failure] = failures(dsn)
+    assert (failure.key, failure.parked) == ({"id": "4"}, True)
+    assert "string is too long for tsvector" in failure.error
+    assert queued(db) == 1
+    assert len(stub.calls) == 1 + 10
+
+
+@pytest.mark.parametrize("state", ["53100", "57014", "25006"])
+def test_what_the_server_lacks_is_no_rows_fault_and_costs_no_connection(
+    dsn: str,
+    db: psycopg.Connection[Any],
+    state: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("taskvec.integrations.postgres.shift.REST_S", 0.05)
+    db.execute("CREATE SEQUENCE tries")  # which no rollback sets back
+    fault = f"RAISE EXCEPTION 'not now' USING ERRCODE = '{state}';"
+    db.execute(AT_EACH_WRITE.format(f"IF nextval('tries') <= 4 THEN {fault} END IF;"))
+    stub = StubEmbedder()
+    with working(dsn, stub, attempts=1, lease_s=600.0):
+        until(lambda: one(db, ASLEEP), "falling asleep")
+        before = one(db, OURS)
+        db.execute("UPDATE docs SET text = text || '!'")
+        until(lambda: queued(db) == 0, "the embedding after four tries")
+        assert one(db, OURS) == before
+    assert len(stub.calls) == 5 * (1 + 10)
+    assert failures(dsn) == []
+    assert one(db, "SELECT failed FROM taskvec.columns") == 0
+    assert_right(db)
+    rests = re.findall(r"rests for (\S+) s", caplog.text)
+    assert rests == ([] if state == "57014" else ["0.05", "0.1", "0.2", "0.4"])
+
+
+def test_connections_that_end_at_every_write_are_made_anew_less_and_less_often(
+    dsn: str, db: psycopg.Connection[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    db.execute(AT_EACH_WRITE.format("PERFORM pg_terminate_backend(pg_backend_pid());"))
+    db.execute("UPDATE docs SET text = text || '!'")
+    with working(dsn):
+        until(lambda: len(lost(caplog)) == 4, "the fourth loss")
+        db.execute("DROP TRIGGER meddle ON docs")
+        until(lambda: queued(db) == 0, "going on")
+    times = lost(caplog)
+    assert times[3] - times[2] >= 0.4, times
+    assert_right(db)
+
+
+def lost(caplog: pytest.LogCaptureFixture) -> list[float]:
+    """When the worker told of connections that were lost."""
+    return [r.created for r in caplog.records if "connection was lost" in r.msg]
+
+
 def test_a_writer_in_the_way_takes_no_row_of_others_from_a_batch(
     dsn: str, db: psycopg.Connection[Any]
 ) -> None:
@@ -578,6 +716,40 @@ def test_a_writer_in_the_way_takes_no_row_of_others_from_a_batch(
         until(lambda: len(failures(dsn)) == 9, "telling of the others")
         writer.rollback()
     assert one(db, "SELECT count(*) FROM taskvec.queue_1 WHERE lease IS NOT NULL") == 1
+
+
+def test_a_retry_waits_for_no_writer(dsn: str, db: psycopg.Connection[Any]) -> None:
+    db.execute("UPDATE docs SET text = 'poison ' || id")
+    work(dsn, StubEmbedder(refuse), attempts=1)
+    with psycopg.connect(dsn) as writer:
+        writer.execute("UPDATE docs SET text = 'new' WHERE id = 9")
+        with psycopg.connect(dsn) as other:
+            other.execute("SET lock_timeout = '1s'")
+            assert retry(other) == 9
+            other.commit()
+        writer.execute("UPDATE docs SET text = 'new' WHERE id = 1")
+        writer.rollback()
+    assert [failure.key for failure in failures(dsn)] == [{"id": "9"}]
+    assert retry(dsn) == 1
+    work(dsn)
+    assert_right(db)
+
+
+def test_a_migration_of_the_table_keeps_no_lease_on_the_batch_in_hand(
+    dsn: str, db: psycopg.Connection[Any]
+) -> None:
+    gate = Gate()
+    db.execute("UPDATE docs SET text = text || '!'")
+    leased = "SELECT count(*) FROM taskvec.queue_1 WHERE lease IS NOT NULL"
+    with psycopg.connect(dsn) as writer, working(dsn, StubEmbedder(gate), lease_s=600.0):
+        assert gate.reached.wait(DEADLINE_S)
+        writer.execute("UPDATE docs SET text = 'new' WHERE id = 3")
+        writer.execute("ALTER TABLE docs ADD COLUMN more int")
+        gate.opened.set()
+        until(lambda: one(db, leased) == 1, "giving back all but the row that is locked")
+        writer.commit()
+        until(lambda: queued(db) == 0, "the embedding after the migration")
+    assert_right(db)
 
 
 def test_a_row_locked_in_the_queue_keeps_no_worker_from_starting_again(

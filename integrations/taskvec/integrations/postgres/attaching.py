@@ -24,6 +24,7 @@ from taskvec.integrations.postgres.monitoring import ensure_view
 from taskvec.integrations.postgres.names import Table, find_table, read_table, vector_schema
 from taskvec.integrations.postgres.queue import create_queue
 from taskvec.integrations.postgres.registry import Column, fixed_path, vector_type
+from taskvec.integrations.postgres.seeing import require_all_rows
 from taskvec.integrations.postgres.sessions import in_transaction, patiently
 from taskvec.integrations.postgres.statements import connected, run, several
 from taskvec.integrations.postgres.wishes import Wish, check_model
@@ -186,6 +187,7 @@ def _attach(
     oid = find_table(conn, table)
     facts = read_table(conn, oid)
     facts.require_key()
+    require_all_rows(conn, facts.identifier)
     condition = read_condition(conn, facts, where) if where else None
     chunks = _chunk_name(conn, wish.chunks)
     with fixed_path(conn):

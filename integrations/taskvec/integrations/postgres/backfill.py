@@ -6,6 +6,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from taskvec.integrations.postgres.faults import blameless
 from taskvec.integrations.postgres.partitions import within
 from taskvec.integrations.postgres.registry import LOCK_KEY, Column, hold
 from taskvec.integrations.postgres.statements import COMMA, OR, fill, name, run
@@ -133,17 +134,31 @@ def _advance(
     *,
     among: sql.Composable,
 ) -> Backfill:
-    table, stale = column.table.identifier, _stale(column)
-    count, last = enqueue(
-        conn, column, table=table, stale=stale, among=among, after=after, limit=limit
-    )
+    table = column.table.identifier
+
+    def put(text: sql.Composable) -> tuple[int, list[str] | None]:
+        stale = _stale(column, text)
+        return enqueue(
+            conn, column, table=table, stale=stale, among=among, after=after, limit=limit
+        )
+
+    try:
+        with conn.transaction():
+            count, last = put(fill("({text}) IS NOT NULL", text=column.text()))
+    except psycopg.Error as error:
+        if blameless(error):
+            raise
+        # The text of some row raises: a worker finds out which one when it reads them.
+        count, last = put(sql.SQL("true"))
     run(conn, ADVANCE, column.id, last, count, count < limit)
     return Backfill(count < limit, seen + count, moved=True)
 
 
-def _stale(column: Column) -> sql.Composed:
-    """Whether a row of old needs work: a text without its vector, or a vector not to be trusted."""
-    text = fill("({text}) IS NOT NULL", text=column.text())
+def _stale(column: Column, text: sql.Composable) -> sql.Composed:
+    """Whether a row of old needs work: a text without its vector, or a vector not to be trusted.
+
+    text: whether it has a text, as SQL.
+    """
     lacking = [fill("{column} IS NULL", column=name(column.embedding))] if column.embedding else []
     if column.embedding and column.replace_existing:
         return fill("(NOT {empty} OR {text})", empty=lacking[0], text=text)

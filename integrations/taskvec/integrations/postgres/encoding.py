@@ -1,55 +1,16 @@
 """Encodes the rows of a batch; a text that fails is found by halving, the others go on."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Generic, TypeVar
 
 from taskvec.core.embedder import Embedder
 from taskvec.core.errors import BusyError, TaskvecError
 from taskvec.integrations.postgres.chunks import cut
+from taskvec.integrations.postgres.halving import Outcome, halving
 from taskvec.integrations.postgres.queue import Claimed
 from taskvec.integrations.postgres.registry import Column
 from taskvec.integrations.postgres.writing import Made
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
-
-@dataclass
-class Outcome(Generic[Item, Result]):
-    """What became of items: results of those that went well, errors of those that did not."""
-
-    results: list[Result] = field(default_factory=list)
-    failed: list[tuple[Item, Exception]] = field(default_factory=list)
-
-
-def halving(
-    items: Sequence[Item],
-    act: Callable[[Sequence[Item]], Sequence[Result]],
-    *,
-    outage: Callable[[Exception], bool],
-) -> Outcome[Item, Result]:
-    """Do something to items together; where it raises, to each half, down to the culprits.
-
-    One culprit among n costs about 2·log2(n) calls more. outage: errors that are no item's fault,
-    and are raised.
-    """
-    outcome: Outcome[Item, Result] = Outcome()
-    waiting = [items] if items else []
-    while waiting:
-        part = waiting.pop()
-        try:
-            outcome.results.extend(act(part))
-        except Exception as error:  # an encoder may raise anything
-            if outage(error):
-                raise
-            if len(part) == 1:
-                outcome.failed.append((part[0], error))
-            else:
-                middle = len(part) // 2
-                waiting += [part[middle:], part[:middle]]
-    return outcome
 
 
 def encode(embedder: Embedder, column: Column, rows: Sequence[Claimed]) -> Outcome[Claimed, Made]:

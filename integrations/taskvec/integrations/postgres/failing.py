@@ -19,11 +19,15 @@ LIST = """
 SELECT to_jsonb(ARRAY[{texts}]), attempts + lost, error, parked, enqueued_at, not_before
 FROM {queue} WHERE error IS NOT NULL ORDER BY parked DESC, enqueued_at, {plain} LIMIT $1
 """
-# A row that ended workers goes on being claimed alone.
+# A row that ended workers goes on being claimed alone. What a writer has locked is passed over, so
+# that a retry waits for no writer and has no part in a deadlock.
 RETRY = """
-UPDATE {queue} SET parked = false, attempts = 0, lost = least(lost, $2), error = NULL,
+WITH held AS (
+    SELECT {plain} FROM {queue} WHERE error IS NOT NULL AND (parked OR $1) FOR UPDATE SKIP LOCKED
+)
+UPDATE {queue} q SET parked = false, attempts = 0, lost = least(lost, $2), error = NULL,
     not_before = now()
-WHERE error IS NOT NULL AND (parked OR $1)
+FROM held c WHERE {same}
 """
 
 
@@ -62,13 +66,25 @@ def retry(
     """Put parked rows back into the queue, with all their attempts before them. Returns how many.
 
     waiting: those as well that would be tried again by themselves later.
+    A row that a writer or a worker has locked is left out: what a writer commits frees it.
     """
     with connected(dsn) as conn, conn.transaction():
         chosen = _columns(conn, columns)
-        values = (waiting, ALONE_AFTER)
-        count = sum(run(conn, RETRY, *values, queue=column.queue).rowcount for column in chosen)
+        count = sum(_retry(conn, column, waiting) for column in chosen)
         run(conn, "SELECT pg_notify($1, '')", registry.CHANNEL)
         return count
+
+
+def _retry(conn: psycopg.Connection[Any], column: Column, waiting: bool) -> int:
+    return run(
+        conn,
+        RETRY,
+        waiting,
+        ALONE_AFTER,
+        queue=column.queue,
+        plain=column.plain(),
+        same=column.matches("q", "c", own=False),
+    ).rowcount
 
 
 def _columns(conn: psycopg.Connection[Any], chosen: list[int] | None) -> list[Column]:

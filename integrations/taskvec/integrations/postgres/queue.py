@@ -3,13 +3,16 @@
 import random
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 from uuid import UUID
 
 import psycopg
 from psycopg import sql
 
+from taskvec.integrations.postgres.faults import blameless
+from taskvec.integrations.postgres.halving import Outcome, halving
 from taskvec.integrations.postgres.registry import Column, hold
 from taskvec.integrations.postgres.statements import COMMA, each, fill, name, run
 
@@ -58,10 +61,12 @@ WITH due AS (
 UPDATE {queue} q SET lease = $1, leased_until = now() + make_interval(secs => $2), lost = c.lost
 FROM taken c WHERE {same} RETURNING {texts}, q.version, q.attempts, q.lost
 """
-# `version` tells whether a row is still the one that was claimed.
+# `version` tells whether a row is still the one that was claimed. OFFSET 0 keeps the planner from
+# making the text of rows that are not asked for, which may raise.
 READ = """
-SELECT s.text, sha256(convert_to(s.text, 'UTF8'))
-FROM {keys} LEFT JOIN (SELECT {aliased}, {text} AS text FROM {table}) s ON {same} ORDER BY c.n
+SELECT s.text, sha256(convert_to(s.text, 'UTF8')) FROM {keys}
+LEFT JOIN LATERAL (SELECT {text} AS text FROM {table} d WHERE {same} OFFSET 0) s ON true
+ORDER BY c.n
 """
 # Rows that a writer has locked are passed over: what it commits ends their lease anyway.
 IN_HAND = """
@@ -95,8 +100,8 @@ class Claimed:
     version: int
     attempts: int
     lost: int
-    text: str | None
-    hash: bytes | None
+    text: str | None = None
+    hash: bytes | None = None
 
     @property
     def suspect(self) -> bool:
@@ -124,11 +129,18 @@ def create_queue(conn: psycopg.Connection[Any], column: Column) -> None:
 
 
 def claim(
-    conn: psycopg.Connection[Any], column: Column, lease: UUID, *, lease_s: float, batch: int
-) -> list[Claimed]:
+    conn: psycopg.Connection[Any],
+    column: Column,
+    lease: UUID,
+    *,
+    lease_s: float,
+    batch: int,
+    most_attempts: int,
+) -> Outcome[Claimed, Claimed]:
     """Take a lease on rows that are due, writes before backfill, and read what they say now.
 
-    A suspect row comes alone.
+    A suspect row comes alone. A row that cannot be read, since its condition or a cast of a source
+    raises, is failed at once.
     Raises MovedError where the column is no longer what it was.
     """
     with conn.transaction():
@@ -146,23 +158,29 @@ def claim(
             same=column.matches("q", "c", own=False),
             texts=_texts(column),
         ).fetchall()
-        if not taken:
-            return []
         width = len(column.keys)
-        keys = [row[:width] for row in taken]
-        read = run(
+        rows = [Claimed(row[:width], *row[width:]) for row in taken]
+        claimed = halving(rows, partial(_read, conn, column), outage=blameless)
+        if claimed.failed:
+            fail(conn, column, claimed.failed, lease, most_attempts)
+        return claimed
+
+
+def _read(conn: psycopg.Connection[Any], column: Column, rows: Sequence[Claimed]) -> list[Claimed]:
+    """Rows with what they say now. What raises leaves the transaction as it was."""
+    with conn.transaction():
+        found = run(
             conn,
             READ,
-            *_columns(keys),
+            *_columns([row.keys for row in rows]),
             keys=key_rows(column),
-            aliased=column.aliased(),
             text=column.text(),
             table=column.table.identifier,
-            same=column.matches("s", "c", own=False, cast=True),
+            same=column.matches("d", "c", cast=True),
         ).fetchall()
     return [
-        Claimed(key, row[width], row[width + 1], row[width + 2], text, digest)
-        for key, row, (text, digest) in zip(keys, taken, read, strict=True)
+        replace(row, text=text, hash=digest)
+        for row, (text, digest) in zip(rows, found, strict=True)
     ]
 
 

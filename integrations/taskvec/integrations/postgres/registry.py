@@ -220,8 +220,9 @@ class Column:
         row does not fulfil the condition.
         """
         return fill(
+            # Sources may have collations that differ, or that no regular expression takes.
             "CASE WHEN {condition} THEN (SELECT x.joined FROM (SELECT concat_ws({gap}, {sources})"
-            " AS joined) AS x WHERE x.joined ~ {visible}) END",
+            ' AS joined) AS x WHERE x.joined COLLATE pg_catalog."default" ~ {visible}) END',
             condition=sql.SQL(f"({self.condition})" if self.condition else "true"),
             gap=sql.Literal("\n\n"),
             visible=sql.Literal(r"\S"),

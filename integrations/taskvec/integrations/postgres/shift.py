@@ -18,11 +18,14 @@ from taskvec.core import Embedder
 from taskvec.core.errors import FingerprintError, StoreError
 from taskvec.core.registry import embedder_or_shared
 from taskvec.integrations.postgres import backfill, partitions, queue, registry, sweeping, triggers
-from taskvec.integrations.postgres.encoding import Outcome, encode, halving, is_outage
+from taskvec.integrations.postgres.encoding import encode, is_outage
+from taskvec.integrations.postgres.faults import BROKEN, DENIED, PASSING, blameless
 from taskvec.integrations.postgres.following import follow
+from taskvec.integrations.postgres.halving import Outcome, halving
 from taskvec.integrations.postgres.queue import Claimed
 from taskvec.integrations.postgres.registry import BrokenError, Column, MovedError
 from taskvec.integrations.postgres.rights import DeniedError, require_rights
+from taskvec.integrations.postgres.seeing import HiddenError, require_all_rows
 from taskvec.integrations.postgres.waking import Waker
 from taskvec.integrations.postgres.writing import BUSY_PAUSE_S, Made, write
 
@@ -31,16 +34,6 @@ UPKEEP_S = 60.0
 HEAR_S = 1.0  # between looks at what was notified, while a batch is encoded
 SHORTEST_WAIT_S = 0.01
 REST_S = 0.5  # of a column that somebody has locked, or that an encoder takes no work for
-# Errors of the server that have nothing to do with what was written.
-BROKEN = (psycopg.OperationalError, psycopg.InterfaceError)
-PASSING = (
-    psycopg.errors.LockNotAvailable,
-    psycopg.errors.DeadlockDetected,
-    psycopg.errors.SerializationFailure,
-)
-# What a column's tables or this role's rights do not allow.
-DENIED = (psycopg.errors.InsufficientPrivilege, psycopg.errors.ReadOnlySqlTransaction)
-REFUSED = (psycopg.ProgrammingError, *DENIED)
 
 
 @dataclass(frozen=True)
@@ -76,7 +69,10 @@ class Options:
 
 @dataclass
 class Served:
-    """A column with its encoder, and how it goes. rests_until: by the monotonic clock."""
+    """A column with its encoder, and how it goes.
+
+    troubles: errors of the server, one after the other. rests_until: by the monotonic clock.
+    """
 
     column: Column
     embedder: Embedder
@@ -87,6 +83,7 @@ class Served:
     filled: bool = False
     swept: bool = True
     slice: int = field(default_factory=lambda: backfill.SLICE)
+    troubles: int = 0
     rests_until: float = 0.0
     since: float = field(default_factory=time.monotonic)
 
@@ -110,7 +107,7 @@ class Shift:
 
     served and told outlive the shift: what the worker knows of its columns, and what it has said of
     those that it leaves alone. known: the ids of all columns when the registry was last read.
-    heard: whether there was a notification since.
+    heard: whether there was a notification since. went_round: whether all columns had their turn.
     """
 
     options: Options
@@ -124,19 +121,23 @@ class Shift:
     told: dict[int, str]
     known: frozenset[int] = frozenset()
     heard: bool = False
+    went_round: bool = False
     next_upkeep: float = 0.0
 
     def work(self, *, until_empty: bool) -> None:
         """Serve the columns in turn until stopped, or until all rows are embedded or parked."""
         self.upkeep(strict=not self.served)
         for one in self.served.values():
-            with suppress(*PASSING, *REFUSED):  # the leases end by themselves
+            with suppress(
+                psycopg.ProgrammingError, *PASSING, *DENIED
+            ):  # the leases end by themselves
                 queue.release(self.conn, one.column, self.lease)
         while not self.stopping.is_set():
             if time.monotonic() >= self.next_upkeep:
                 self.upkeep(strict=False)
             steps = [self.step(one) for one in self._ready()]
             worked = any(steps)
+            self.went_round = True
             if not worked and until_empty and self._empty():
                 return
             self._hear(0.0 if worked else self._wait_s())
@@ -154,7 +155,8 @@ class Shift:
     def upkeep(self, *, strict: bool) -> None:
         """Read the registry, take on new columns, and see that the triggers still fit.
 
-        strict: raise what is wrong with a column, unless it is broken or the role lacks a right;
+        strict: raise what is wrong with a column, unless it is broken, its rows are hidden or the
+        role lacks a right;
         otherwise it is logged and left alone.
         """
         self.next_upkeep = time.monotonic() + UPKEEP_S
@@ -180,41 +182,62 @@ class Shift:
             raise StoreError(f"no columns with ids {sorted(missing)}: attached are {attached}")
 
     def step(self, one: Served) -> bool:
-        """One batch of a column, or a slice of its backfill or sweep. Returns whether any was."""
+        """One batch of a column, or a slice of its backfill or sweep. Returns whether any was.
+
+        An error that is no row's fault leaves the column alone for a while, and the others go on.
+        """
         try:
-            rows = self._claim(one)
-            if rows:
-                self._handle(one, rows)
-            # A suspect row comes alone, however many others are due.
-            dry = len(rows) < self.options.batch and not any(row.suspect for row in rows)
-            filled = dry and (self._fill(one) or self._sweep(one))
-        except PASSING as error:
+            worked = self._serve(one)
+        except (MovedError, psycopg.Error) as error:
+            if self._lost(error):
+                raise
+            return self._recover(one, error)
+        one.troubles = 0
+        return worked
+
+    def _serve(self, one: Served) -> bool:
+        claimed = self._claim(one)
+        if claimed.results:
+            self._handle(one, claimed.results)
+        rows = [*claimed.results, *(row for row, _ in claimed.failed)]
+        # A suspect row comes alone, however many others are due.
+        dry = len(rows) < self.options.batch and not any(row.suspect for row in rows)
+        filled = dry and (self._fill(one) or self._sweep(one))
+        return bool(rows) or filled
+
+    def _recover(self, one: Served, error: MovedError | psycopg.Error) -> bool:
+        """See what a column needs after an error. Returns whether it is to go on at once."""
+        if isinstance(error, PASSING):
             LOG.info("%s is locked, trying again shortly: %s", one.column, error)
             one.rest(REST_S)
             return False
-        except (MovedError, *REFUSED) as error:
-            if self._moved(one) or isinstance(error, MovedError):
-                LOG.info("%s is read anew: %s", one.column, error)
-                return True
-            LOG.warning("%s cannot be served: %s", one.column, error)
-            one.rest(UPKEEP_S)
-            return False
-        return bool(rows) or filled
+        if self._moved(one) or isinstance(error, MovedError):
+            LOG.info("%s is read anew: %s", one.column, error)
+            return True
+        rest_s = min(REST_S * 2.0 ** min(one.troubles, 20), UPKEEP_S)
+        one.troubles += 1
+        one.rest(rest_s)
+        LOG.warning("%s rests for %g s: %s", one.column, rest_s, error)
+        return False
 
-    def _claim(self, one: Served) -> list[Claimed]:
+    def _lost(self, error: Exception) -> bool:
+        """Whether an error means that a connection is gone, and not that the server refuses."""
+        return isinstance(error, BROKEN) and (self.conn.closed or self.listener.closed)
+
+    def _claim(self, one: Served) -> Outcome[Claimed, Claimed]:
         options = self.options
-        try:
-            return queue.claim(
-                self.conn, one.column, self.lease, lease_s=options.lease_s, batch=options.batch
-            )
-        except BROKEN:
-            raise
-        except psycopg.Error as error:
-            # The table changed since it was attached; the other columns go on.
-            if not self._moved(one):
-                LOG.warning("%s cannot be read: %s", one.column, error)
-                one.rest(UPKEEP_S)
-            return []
+        claimed = queue.claim(
+            self.conn,
+            one.column,
+            self.lease,
+            lease_s=options.lease_s,
+            batch=options.batch,
+            most_attempts=options.attempts,
+        )
+        if claimed.failed:
+            one.failed += len(claimed.failed)
+            self._tell(one)
+        return claimed
 
     def _handle(self, one: Served, rows: list[Claimed]) -> None:
         if any(row.deadly for row in rows):
@@ -233,11 +256,12 @@ class Shift:
             failed = outcome.failed + self._write(one, outcome)
             if failed:
                 queue.fail(self.conn, one.column, failed, self.lease, self.options.attempts)
-        except (*PASSING, *REFUSED):
-            queue.give_back(self.conn, one.column, rows, self.lease, REST_S)
-            raise
         except MovedError:
             queue.give_back(self.conn, one.column, rows, self.lease)
+            raise
+        except psycopg.Error:
+            if not self.conn.closed:
+                queue.give_back(self.conn, one.column, rows, self.lease, REST_S)
             raise
         one.failed += len(failed)
         self._tell(one)
@@ -262,8 +286,13 @@ class Shift:
         return made.result()
 
     def _renew(self, one: Served, rows: list[Claimed]) -> None:
-        with suppress(*PASSING, *REFUSED):  # the next renewal comes before the lease's end
+        try:
             queue.renew(self.conn, one.column, rows, self.lease, self.options.lease_s)
+        except psycopg.Error as error:
+            if self.conn.closed:
+                raise
+            # The next renewal comes before the lease's end.
+            LOG.info("leases of %s were not renewed: %s", one.column, error)
 
     def _write(
         self, one: Served, outcome: Outcome[Claimed, Made]
@@ -278,7 +307,7 @@ class Shift:
             lease=self.lease,
             most_attempts=self.options.attempts,
         )
-        written = halving(outcome.results, act, outage=is_servers)
+        written = halving(outcome.results, act, outage=blameless)
         for fates in written.results:
             one.done += fates["written"]
             one.failed += fates["rewritten"]
@@ -357,6 +386,8 @@ class Shift:
         before = self.served.get(row["id"])
         column = registry.load(self.conn, row)
         require_rights(self.conn, column)
+        chunks = [] if column.chunks is None else [column.chunk_table]
+        require_all_rows(self.conn, column.table.identifier, *chunks)
         sweeping.look(self.conn, column)
         filled = not partitions.look(self.conn, column) and row["backfill_done"]
         if before is None:
@@ -391,11 +422,11 @@ class Shift:
         except PASSING as error:
             LOG.info("column %s is locked, looking again shortly: %s", row["id"], error)
             self.next_upkeep = time.monotonic() + REST_S
-        except BROKEN:
-            raise
         except Exception as error:  # whatever loading a model may raise
+            if self._lost(error):
+                raise
             self.served.pop(row["id"], None)
-            if strict and not isinstance(error, (BrokenError, DeniedError)):
+            if strict and not isinstance(error, BrokenError | DeniedError | HiddenError):
                 raise
             if self.told.get(row["id"]) != str(error):
                 self.told[row["id"]] = str(error)
@@ -404,17 +435,6 @@ class Shift:
     def _tell(self, one: Served) -> None:
         if self.options.on_progress is not None:
             self.options.on_progress(one.progress())
-
-
-def is_servers(error: BaseException) -> bool:
-    """Whether an error of a write comes from the server's state or a lack of rights, and no row."""
-    causes = [error, error.__cause__]
-    return any(isinstance(cause, (*BROKEN, MovedError)) or _is_denied(cause) for cause in causes)
-
-
-def _is_denied(error: BaseException | None) -> bool:
-    # With a context it comes from a function, which may be called for one row alone.
-    return isinstance(error, DENIED) and error.diag.context is None
 
 
 def _written(
@@ -428,8 +448,9 @@ def _written(
     try:
         return [write(conn, column, made, lease, most_attempts)]
     except StoreError as error:  # copy_rows' word for what the server says
-        if isinstance(error.__cause__, BROKEN):
-            raise error.__cause__ from None
+        cause = error.__cause__
+        if cause is not None and blameless(cause):
+            raise cause from None
         raise
 
 

@@ -14,21 +14,31 @@ import psycopg
 from taskvec.core import Embedder
 from taskvec.core.errors import InputError, StoreError
 from taskvec.integrations.connecting import connect
-from taskvec.integrations.postgres.shift import BROKEN, Options, Progress, Served, Shift
+from taskvec.integrations.postgres.faults import BROKEN
+from taskvec.integrations.postgres.shift import Options, Progress, Served, Shift
 from taskvec.integrations.postgres.statements import run
 from taskvec.integrations.postgres.waking import Waker, listen
 
 LOG = logging.getLogger("taskvec.postgres")
 FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.1, 30.0
 # A worker gives up waiting for a lock before the server looks for deadlocks (after 1 s, as it
-# comes): it can be held up by a user's transaction, but never make one fail.
+# comes): it can be held up by a user's transaction, but never make one fail. Without row_security
+# the server raises where a policy would hide rows from it.
 SESSION = """
 SET search_path = pg_catalog, pg_temp;
 SET lock_timeout = '200ms';
+SET row_security = off;
 SET default_transaction_isolation = 'read committed';
 SET TimeZone = 'UTC'; SET DateStyle = 'ISO, YMD'; SET IntervalStyle = 'postgres';
 SET extra_float_digits = 1; SET bytea_output = 'hex';
 SET enable_hashjoin = off; SET enable_mergejoin = off; SET jit = off
+"""
+# A worker sleeps for long, and how long a write takes is up to the user's triggers. Servers before
+# PostgreSQL 17 have no transaction_timeout.
+UNTIMED = """
+SELECT set_config(name, '0', false) FROM pg_catalog.pg_settings WHERE name IN
+  ('statement_timeout', 'transaction_timeout', 'idle_session_timeout',
+   'idle_in_transaction_session_timeout')
 """
 
 
@@ -89,23 +99,24 @@ class Worker:
         """Work until `stop` is called; the batch in hand is finished.
 
         until_empty: return when all rows are embedded or parked.
-        A column whose table, key or columns are gone, or that the role lacks a right for, is told
-        of in the log, once, and left alone.
+        A column whose table, key or columns are gone, that the role lacks a right for, or whose
+        rows policies may hide from it, is told of in the log, once, and left alone.
         Raises FingerprintError where a column was made by another model, and StoreError where the
         server cannot be reached at the start. Later, lost connections are made anew.
         """
         losses = 0
         with self._awake() as waker, ThreadPoolExecutor(1, "taskvec-encode") as encoding:
             while not self._stopping.is_set():
+                shift: Shift | None = None
                 try:
                     with self._shift(encoding, waker) as shift:
-                        losses = 0
                         shift.work(until_empty=until_empty)
                         return
                 except BROKEN as error:
                     if not self._served:
                         raise StoreError(str(error).strip()) from error
-                    losses += 1
+                    went_well = shift is not None and shift.went_round
+                    losses = 1 if went_well else losses + 1
                     waker.wait(_backoff_s(losses, error))
 
     async def arun(self, *, until_empty: bool = False) -> None:
@@ -141,6 +152,8 @@ class Worker:
     def _shift(self, encoding: Executor, waker: Waker) -> Iterator[Shift]:
         with connect(self._dsn) as conn, connect(self._dsn) as listener:
             run(conn, SESSION)
+            for one in (conn, listener):
+                run(one, UNTIMED)
             listen(listener)
             yield Shift(
                 options=self._options,

@@ -16,9 +16,10 @@ from taskvec.integrations.postgres.queue import COUNT_FAILED, Claimed, retry_s
 from taskvec.integrations.postgres.registry import Column, hold
 from taskvec.integrations.postgres.statements import COMMA, each, name, run
 
-# For triggers of the user's, which may say `docs` for `app.docs`; and back, for what is ours.
-USERS_PATH = "SET LOCAL search_path TO DEFAULT"
-OWN_PATH = "SET LOCAL search_path = pg_catalog, pg_temp"
+# For triggers of the user's, which may say `docs` for `app.docs` and use tables with policies; and
+# back, for what is ours.
+USERS_PATH = "SET LOCAL search_path TO DEFAULT; SET LOCAL row_security TO DEFAULT"
+OWN_PATH = "SET LOCAL search_path = pg_catalog, pg_temp; SET LOCAL row_security = off"
 # What triggers would do at the commit they do now, before the text is looked at again.
 NOTHING_LATER = "SET CONSTRAINTS ALL IMMEDIATE"
 BUSY_PAUSE_S = 0.2  # how long a row rests that somebody had locked
