@@ -16,7 +16,7 @@ from taskvec.integrations.postgres.statements import connected, fill, name, run
 # Nothing that says what a column is: others run its condition, and triggers follow its tables.
 COUNTERS = (
     "backfill_after", "backfill_seen", "backfill_at", "backfill_done", "done", "failed",
-    "last_done", "last_failed", "partitions", "swept", "swept_to",
+    "last_done", "last_failed", "partitions", "swept", "swept_to", "leaves", "backfill_part",
 )  # fmt: skip
 ROLE = "SELECT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = $1)"
 HOLDS = {

@@ -20,13 +20,17 @@ FROM (
   SELECT 'USAGE', format('SCHEMA %I', n.nspname) FROM pg_namespace n
   WHERE n.nspname = ANY($1) AND NOT has_schema_privilege(n.oid, 'USAGE')
   UNION ALL
-  SELECT p.privilege || coalesce(format(' (%I)', p.field), ''), c.oid::regclass::text
-  FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) p (schema, name, privilege, field)
-  JOIN pg_namespace n ON n.nspname = p.schema
-  JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = p.name
-  WHERE NOT CASE WHEN p.field IS NOT NULL THEN has_column_privilege(c.oid, p.field, p.privilege)
-    WHEN p.privilege = 'UPDATE' THEN has_any_column_privilege(c.oid, p.privilege)
-    ELSE has_table_privilege(c.oid, p.privilege) END
+  SELECT p.privilege || coalesce(' (' || quote_ident(p.field) || ')', ''), p.oid::regclass::text
+  FROM (
+    SELECT c.oid, p.privilege, p.field
+    FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) p (schema, name, privilege, field)
+    JOIN pg_namespace n ON n.nspname = p.schema
+    JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = p.name
+    OFFSET 0  -- a column is looked for in no other table of the name
+  ) p
+  WHERE NOT CASE WHEN p.field IS NOT NULL THEN has_column_privilege(p.oid, p.field, p.privilege)
+    WHEN p.privilege = 'UPDATE' THEN has_any_column_privilege(p.oid, p.privilege)
+    ELSE has_table_privilege(p.oid, p.privilege) END
 ) g (what, place) GROUP BY g.place ORDER BY g.place
 """
 
