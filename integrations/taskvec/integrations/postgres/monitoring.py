@@ -69,7 +69,7 @@ READ = """
 SELECT id, "table", "column", chunks, state, problem, successor_of, model, task, query_task, dim,
   type, fingerprint, query_fingerprint, rows, embedded, coverage, backfill_done, queued, leased,
   retrying, parked, lag_s, done, failed, last_done, last_failed, created_at
-FROM taskvec.status WHERE $1::integer[] IS NULL OR id = ANY($1) OR succeeds && $1
+FROM taskvec.status WHERE $1::integer[] IS NULL OR id = ANY($1) OR succeeds && $1::integer[]
 ORDER BY id
 """
 COUNT = """
