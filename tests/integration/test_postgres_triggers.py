@@ -59,27 +59,6 @@ def test_a_change_in_bytes_is_a_change(dsn: str, db: psycopg.Connection[Any]) ->
     assert_right(db, "odd", text="concat_ws(E'\\n\\n', text::text, n::text)")
 
 
-def test_no_setting_of_a_writers_hides_a_change(dsn: str, db: psycopg.Connection[Any]) -> None:
-    db.execute("CREATE TABLE odd (id float8 PRIMARY KEY, n float8)")
-    db.execute("INSERT INTO odd VALUES (0.1, 0.1)")
-    attach(dsn, "odd", source="n", chunks="odd_chunks", embedder=StubEmbedder())
-    work(dsn)
-    db.execute("SET extra_float_digits = 0")
-    db.execute("UPDATE odd SET n = n + 5e-17")
-    assert one(db, "SELECT n::text FROM odd") == "0.1"
-    assert queued(db, 2) == 1
-    work(dsn)
-    db.execute("UPDATE odd SET id = id + 5e-17")
-    assert one(db, "SELECT count(*) FROM odd_chunks") == 0
-    work(dsn)
-    db.execute("ALTER TABLE odd RENAME id TO pk; UPDATE odd SET n = n + 5e-17")
-    assert one(db, "SELECT count(*) FROM odd JOIN taskvec.queue_2 ON pk = key_1") == 1
-    work(dsn)
-    db.execute("RESET extra_float_digits")
-    assert_right(db, "odd", text="n::text")
-    assert queued(db, 2) == 0
-
-
 def test_a_row_updated_a_hundred_times_is_embedded_once(
     dsn: str, db: psycopg.Connection[Any]
 ) -> None:
@@ -285,41 +264,6 @@ def test_triggers_that_were_dropped_come_back(dsn: str, db: psycopg.Connection[A
     work(dsn)
     db.execute("DELETE FROM docs WHERE id = 1")
     assert 1 not in chunks_of(db)
-
-
-OF_OURS = """
-SELECT tgname, tgenabled::text FROM pg_trigger
-WHERE tgname LIKE 'taskvec%' AND tgrelid IN ({})
-"""
-
-
-@pytest.mark.parametrize("table", ["docs", "parted"])
-def test_triggers_that_are_to_fire_always_go_on_doing_so(
-    dsn: str, db: psycopg.Connection[Any], table: str
-) -> None:
-    db.execute(PARTED)
-    attach(dsn, "parted", source="text", embedder=StubEmbedder())
-    work(dsn)
-    found = db.execute(OF_OURS.format(f"'{table}'::regclass")).fetchall()
-    for called, _ in found:
-        db.execute(f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {called}")
-    work(dsn)
-    db.execute(BEFORE.replace("ON docs", f"ON {table}"))
-    db.execute("CREATE TABLE west PARTITION OF parted FOR VALUES IN ('w')")
-    work(dsn)
-    tree = f"SELECT relid FROM pg_partition_tree('{table}') UNION SELECT '{table}'::regclass"
-    enabled = [how for _, how in db.execute(OF_OURS.format(tree)).fetchall()]
-    assert len(enabled) >= 4
-    assert set(enabled) == {"A"}
-    db.execute("SET session_replication_role = replica")
-    db.execute(f"UPDATE {table} SET other = 5 WHERE id = 1")
-    db.execute(f"DELETE FROM {table} WHERE id = 2")
-    db.execute("INSERT INTO docs VALUES (200)" if table == "docs" else
-               "INSERT INTO parted VALUES ('w', 200)")  # fmt: skip
-    db.execute("RESET session_replication_role")
-    assert queued(db, 1 if table == "docs" else 2) == (2 if table == "docs" else 3)
-    work(dsn)
-    assert_right(db, table)
 
 
 PARTED = """

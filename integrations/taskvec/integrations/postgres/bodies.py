@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from psycopg import sql
 
 from taskvec.integrations.postgres.registry import CHANNEL, Column
-from taskvec.integrations.postgres.statements import AND, COMMA, fill, name
+from taskvec.integrations.postgres.statements import AND, COMMA, OR, fill, name
 
 # A lease in force is ended: what its worker reads is no longer what the row says.
 ENQUEUE = """INSERT INTO {queue} AS q ({keys}) {rows}
@@ -36,6 +36,7 @@ NAMED = """(SELECT array_agg((pg_identify_object_as_address('pg_class'::regclass
 ROW_BODY = """#variable_conflict use_column
 DECLARE
   named text[];
+  texts text[];
 {variables}BEGIN
 BEGIN
 {assigned}EXCEPTION WHEN others THEN
@@ -45,7 +46,8 @@ BEGIN
 IF num_nulls({all}) > 0 THEN RETURN NULL; END IF;
 {statements}RETURN NULL;
 END"""
-EXTRACT = "  EXECUTE format({read}, VARIADIC named) INTO {variables} USING {row};\n"
+EXTRACT = """  EXECUTE format({read}, VARIADIC named) INTO texts USING {row};
+{assigned}"""
 ROWS_BODY = """#variable_conflict use_column
 DECLARE
   named text[];
@@ -233,7 +235,8 @@ class _Parts:
             old=COMMA.join(olds),
             leave=self.row_leaves(),
         )
-        moved = _differ(olds, self._variables("new"))
+        pairs = zip(olds, self._variables("new"), strict=True)
+        moved = OR.join([_differ(old, new) for old, new in pairs])
         return fill(IF_MOVED, moved=moved, leaving=self.looking_up(leaving))
 
     def row_deleted(self) -> sql.Composed:
@@ -299,12 +302,16 @@ class _Parts:
 
     def _extract(self, row: str) -> sql.Composed:
         """Read a row's key by the names that it has now."""
-        fields = [fill("($1).{key}", key=name(key.name)) for key in self.called.keys]
+        fields = [fill("($1).{key}::text", key=name(key.name)) for key in self.called.keys]
+        assigned = [
+            sql.SQL(f"  {row}_{i} := texts[{i}]::{key.type};\n")
+            for i, key in enumerate(self.column.keys, 1)
+        ]
         return fill(
             EXTRACT,
-            read=_text(fill("SELECT {fields}", fields=COMMA.join(fields))),
-            variables=COMMA.join(self._variables(row)),
+            read=_text(fill("SELECT ARRAY[{fields}]", fields=COMMA.join(fields))),
             row=sql.SQL(row.upper()),
+            assigned=sql.Composed(assigned),
         )
 
     def _either(self, statement: Callable[[Column], sql.Composed]) -> sql.Composed:
@@ -329,16 +336,10 @@ def _text(statement: sql.Composed) -> sql.Literal:
 
 def differs(columns: Sequence[str]) -> sql.Composed:
     """Whether any column differs between OLD and NEW."""
-    return _differ(*([name(column, row) for column in columns] for row in ("OLD", "NEW")))
+    return OR.join([_differ(name(column, "OLD"), name(column, "NEW")) for column in columns])
 
 
-def _differ(olds: Sequence[sql.Composable], news: Sequence[sql.Composable]) -> sql.Composed:
-    """Whether values differ, to the byte and for any type.
-
-    Their text would not do: it depends on the writer's settings, as of extra_float_digits.
-    """
-    return fill(
-        "pg_catalog.record_image_ne(ROW({olds}), ROW({news}))",
-        olds=COMMA.join(olds),
-        news=COMMA.join(news),
-    )
+def _differ(old: sql.Composable, new: sql.Composable) -> sql.Composed:
+    """Whether two values differ, to the byte and for any type."""
+    text = '{old}::text COLLATE pg_catalog."C" IS DISTINCT FROM {new}::text COLLATE pg_catalog."C"'
+    return fill(text, old=old, new=new)

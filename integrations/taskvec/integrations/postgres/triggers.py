@@ -33,15 +33,8 @@ WHERE c.oid <> $1::oid AND NOT EXISTS (SELECT FROM pg_trigger t
 ORDER BY 1, 2
 """
 PRESENT = """
-SELECT cardinality(tgattr::int2[]) > 0, tgenabled IN ('O', 'A') FROM pg_trigger
+SELECT cardinality(tgattr::int2[]) > 0, tgenabled = 'O' FROM pg_trigger
 WHERE tgrelid = $1::oid AND tgname = $2
-"""
-# ENABLE ALWAYS, for writes of replication, is lost where a trigger is replaced.
-ENABLED = """
-SELECT n.nspname, c.relname, t.tgname FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
-JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE t.tgname = ANY($2) AND t.tgenabled = $3 AND t.tgrelid IN
-  (SELECT $1::oid UNION SELECT relid::oid FROM pg_partition_tree($1::oid::regclass))
 """
 OWNED = """
 SELECT n.nspname, p.proname FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
@@ -58,15 +51,8 @@ def install(conn: psycopg.Connection[Any], column: Column) -> None:
     """Create a column's functions and triggers, or bring those that exist up to date."""
     for called, body in _functions(conn, column).items():
         run(conn, FUNCTION, function=sql.Identifier("taskvec", called), body=sql.Literal(body))
-    always = _enabled(conn, column, "A")
     for statement in _triggers(conn, column):
         run(conn, "{statement}", statement=statement)
-    table = column.table
-    for schema, name, called in _enabled(conn, column, "O"):
-        if always & {(schema, name, called), (table.schema, table.name, called)}:
-            enabling = "ALTER TABLE {table} ENABLE ALWAYS TRIGGER {trigger}"
-            place = sql.Identifier(schema, name)
-            run(conn, enabling, table=place, trigger=sql.Identifier(called))
 
 
 def remove(conn: psycopg.Connection[Any], column_id: int) -> None:
@@ -102,12 +88,6 @@ def trigger(column: Column, event: str) -> str:
 def function(column: Column, event: str) -> sql.Identifier:
     """The name of a column's trigger function."""
     return sql.Identifier("taskvec", f"{event}_{column.id}")
-
-
-def _enabled(conn: psycopg.Connection[Any], column: Column, how: str) -> set[tuple[str, str, str]]:
-    """Schema, table and name of a column's triggers that are enabled like this, partitions' too."""
-    named = [trigger(column, event) for event in EVENTS]
-    return set(run(conn, ENABLED, column.table.oid, named, how))
 
 
 def _functions(conn: psycopg.Connection[Any], column: Column) -> dict[str, str]:
