@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from taskvec.core import Encoder
 from taskvec.core.errors import InputError
 from taskvec.integrations.train.recipe import __main__ as command
-from taskvec.integrations.train.recipe import card, rows, stages
+from taskvec.integrations.train.recipe import body, card, kept, rows, stages
 from taskvec.integrations.train.recipe.aligned import Aligned, Passage
 from taskvec.integrations.train.recipe.body import Work
 from taskvec.integrations.train.recipe.mix import LANGUAGES
@@ -122,6 +122,32 @@ def test_a_killed_recipe_goes_on_with_the_rows_and_stages_that_it_has(
     assert again.loras == first
     with pytest.raises(InputError, match="begun with seed 0, not 5"):
         stages.Recipe(recipe.folder, 5)
+
+
+def test_what_is_kept_of_two_stages_takes_their_place(
+    recipe: stages.Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = recipe.paired
+    for name in ("seed.json", "centre.safetensors", "distil/loss.jsonl"):
+        (recipe.folder / name).parent.mkdir(exist_ok=True)
+        (recipe.folder / name).write_bytes(b"0")
+    kept.keep(recipe.folder, tmp_path / "kept")
+    kept.take(tmp_path / "again", tmp_path / "kept")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("made again")
+
+    for name in ("train_pairs", "_train"):
+        monkeypatch.setattr(stages if name == "train_pairs" else body, name, refuse)
+    again = stages.Recipe(tmp_path / "again")
+    assert again.body.is_dir()
+    assert again.used("pairs") == recipe.used("pairs")
+    with Encoder.load(trained, dtype="float32") as first, Encoder.load(again.paired) as other:
+        assert first.dims == other.dims
+        assert first.config.rope_base == other.config.rope_base
+        np.testing.assert_allclose(other.encode(words(3, 6)), first.encode(words(3, 6)), atol=0.02)
+    with pytest.raises(InputError, match="nothing is kept"):
+        kept.take(tmp_path / "more", tmp_path / "nowhere")
 
 
 def test_the_teachers_wait_for_the_body_whose_run_measures_their_centre(

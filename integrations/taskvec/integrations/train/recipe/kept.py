@@ -1,0 +1,65 @@
+"""What is kept of the first two stages in a checkout, so that LoRAs are trained anew in minutes.
+
+`python -m taskvec.integrations.train.recipe.kept --work FOLDER` writes it anew;
+`python -m taskvec.integrations.train.recipe --from-kept …` begins with it.
+"""
+
+import argparse
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from taskvec.core import Encoder
+from taskvec.core.errors import InputError
+from taskvec.core.writing import new_folder
+from taskvec.integrations.train.recipe.stages import card_file
+from taskvec.integrations.train.runs import last_checkpoint
+
+FOLDER = Path(__file__).with_name("kept")
+# What the later stages and the card read of the earlier ones, beside the model.
+RECORDS = ("seed.json", "centre.safetensors", "distil/loss.jsonl", "pairs/run/loss.jsonl")
+STATE = "trainer_state.json"
+
+
+def keep(work: Path, out: Path = FOLDER) -> None:
+    """Write what take needs: the model after its pairs, with int8 rows, and the records.
+
+    work: the recipe's folder. out: a new folder.
+    """
+    last = Path(str(last_checkpoint(work / "pairs" / "run")))
+    with new_folder(out) as scratch:
+        with Encoder.load(work / "pairs" / "model", device="cpu", dtype="float32") as encoder:
+            encoder.save(scratch / "model", layout="jina", dtype="int8")
+        for record in (*RECORDS, str((last / STATE).relative_to(work))):
+            (scratch / record).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(work / record, scratch / record)
+        for name in ("LICENSE", "NOTICE"):
+            (scratch / name).write_text(card_file(name), encoding="utf-8")
+
+
+def take(work: Path, kept: Path = FOLDER) -> None:
+    """Begin a recipe's folder in which the first two stages are done.
+
+    work: a new folder. Raises InputError where nothing is kept, as in an installed package.
+    """
+    if not kept.exists():
+        raise InputError(f"nothing is kept in {kept}: train all stages, or use a checkout")
+    with new_folder(work) as scratch:
+        shutil.copytree(kept, scratch, dirs_exist_ok=True, ignore=shutil.ignore_patterns("model"))
+        with Encoder.load(kept / "model", device="cpu", dtype="float32") as encoder:
+            encoder.save(scratch / "pairs" / "model", layout="hf")
+        # The first stage's own model is not kept: nothing reads it, once the second is done.
+        shutil.copytree(scratch / "pairs" / "model", scratch / "body")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Keep what the first two stages have made."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, required=True, help="the recipe's folder")
+    options = parser.parse_args(arguments)
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    keep(options.work)
+
+
+if __name__ == "__main__":
+    main()
