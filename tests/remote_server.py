@@ -9,7 +9,7 @@ from threading import Thread
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from taskvec.core import Encoder
+from taskvec.core import Embedder
 from taskvec.core.embedder import Array
 from taskvec.core.errors import TaskvecError, status_of
 
@@ -20,7 +20,7 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: Embedder) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.encoder = encoder
         self.failures: list[int] = []  # statuses to answer before serving again
@@ -69,7 +69,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
-def embeddings(encoder: Encoder, asked: dict[str, Any]) -> dict[str, Any]:
+def embeddings(encoder: Embedder, asked: dict[str, Any]) -> dict[str, Any]:
     vectors = encoder.encode(
         asked["input"],
         task=asked.get("task"),
@@ -79,7 +79,7 @@ def embeddings(encoder: Encoder, asked: dict[str, Any]) -> dict[str, Any]:
     return {"data": list(reversed(packed(vectors)))}
 
 
-def chunks(encoder: Encoder, asked: dict[str, Any]) -> dict[str, Any]:
+def chunks(encoder: Embedder, asked: dict[str, Any]) -> dict[str, Any]:
     [document] = asked["input"]
     vectors = encoder.encode_chunks(
         document["text"], document["spans"], task=asked.get("task"), dim=asked["dimensions"]
@@ -87,12 +87,12 @@ def chunks(encoder: Encoder, asked: dict[str, Any]) -> dict[str, Any]:
     return {"data": [{"index": 0, "chunks": packed(vectors)}]}
 
 
-def models(encoder: Encoder, _: dict[str, Any]) -> dict[str, Any]:
+def models(encoder: Embedder, _: dict[str, Any]) -> dict[str, Any]:
     card = {"id": "tiny", "tasks": encoder.tasks, "dimensions": encoder.dims}
     return {"data": [card | {"max_tokens": encoder.max_tokens}]}
 
 
-def fingerprint(encoder: Encoder, asked: dict[str, Any]) -> dict[str, Any]:
+def fingerprint(encoder: Embedder, asked: dict[str, Any]) -> dict[str, Any]:
     return {"fingerprint": encoder.fingerprint(asked.get("task"), int(asked["dimensions"]))}
 
 
@@ -112,7 +112,7 @@ ROUTES = {
 
 
 @contextmanager
-def serving(encoder: Encoder) -> Iterator[Server]:
+def serving(encoder: Embedder) -> Iterator[Server]:
     """A server on a free port of 127.0.0.1 for the time of the block."""
     with Server(encoder) as server:
         thread = Thread(target=server.serve_forever, daemon=True)

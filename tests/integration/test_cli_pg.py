@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,9 @@ import pytest
 
 from taskvec.core import shared_encoder
 from taskvec.integrations.cli import main
-from tests.attached import one, until
+from tests.attached import DEADLINE_S, one, until
+from tests.embedders import StubEmbedder
+from tests.remote_server import serving
 
 COLUMNS = """
 SELECT array_agg(attname::text ORDER BY attnum) FROM pg_attribute
@@ -61,9 +64,9 @@ def pg(capsys: pytest.CaptureFixture[str]) -> Told:
     return Told(capsys)
 
 
-def attach(pg: Told, checkpoint: Path, *options: str) -> dict[str, Any]:
+def attach(pg: Told, model: Path | str, *options: str) -> dict[str, Any]:
     (made,) = pg.json(
-        *("attach", "--table", "docs", "--source", "title,body", "--model", str(checkpoint)),
+        *("attach", "--table", "docs", "--source", "title,body", "--model", str(model)),
         *("--dim", "16", *options),
     )
     return made
@@ -319,6 +322,38 @@ def test_a_signal_finishes_the_batch_in_hand(
     assert json.loads(out)["done"] == one(db, "SELECT done FROM taskvec.columns") == done
     assert one(db, "SELECT count(*) FROM taskvec.queue_1 WHERE lease IS NOT NULL") == 0
     assert err == ""
+
+
+TWICE = [
+    (signal.SIGTERM, signal.SIGTERM),
+    (signal.SIGINT, signal.SIGINT),
+    (signal.SIGTERM, signal.SIGINT),
+]
+
+
+@pytest.mark.parametrize(("first", "second"), TWICE)
+def test_a_second_signal_waits_for_no_batch(
+    first: signal.Signals, second: signal.Signals, pg: Told, db: psycopg.Connection[Any]
+) -> None:
+    reached, opened = threading.Event(), threading.Event()
+
+    def hang(_: list[str]) -> None:
+        reached.set()
+        opened.wait()
+
+    with serving(StubEmbedder(hang)) as server:
+        attach(pg, server.url)
+        with process() as worker:
+            assert reached.wait(DEADLINE_S)
+            worker.send_signal(first)
+            with pytest.raises(subprocess.TimeoutExpired):
+                worker.communicate(timeout=1)
+            worker.send_signal(second)
+            _, err = worker.communicate(timeout=DEADLINE_S / 4)
+        opened.set()
+    assert worker.returncode == 128 + second
+    assert err == "taskvec: ended by a signal\n"
+    assert one(db, "SELECT count(embedding) FROM docs") == 0
 
 
 def test_a_worker_serves_its_metrics(

@@ -1,6 +1,7 @@
 """A worker in the foreground: ended by a signal, shown by progress bars, asked for metrics."""
 
 import argparse
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -9,11 +10,15 @@ from typing import TYPE_CHECKING
 
 from taskvec.core.errors import InputError
 from taskvec.integrations.cli.console import errors, progress_bars
+from taskvec.integrations.cli.failures import SIGNALLED
 from taskvec.integrations.postgres import Progress, Worker
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
+
+STANDARD_ERROR = 2
+SHOW_CURSOR = b"\x1b[?25h\n"  # which progress bars hide
 
 
 def work(dsn: str, arguments: argparse.Namespace) -> list[Progress]:
@@ -66,23 +71,33 @@ class _Bars:
 
 @contextmanager
 def _stopped_by_signals(stop: Callable[[], None]) -> Iterator[None]:
-    """SIGTERM and Ctrl-C finish the batch in hand; the second of them does not wait for it."""
+    """SIGTERM or Ctrl-C finishes the batch in hand; whichever comes next ends the process."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     former = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
-    def end(number: int, _: object) -> None:
-        signal.signal(number, former[signal.Signals(number)])
+    def finish(*_: object) -> None:
+        for number in former:
+            signal.signal(number, _leave)
         stop()
 
     for number in former:
-        signal.signal(number, end)
+        signal.signal(number, finish)
     try:
         yield
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
+
+
+def _leave(number: int, _: object) -> None:
+    """End the process here and now: an exception would wait for the model, which may hang."""
+    told = b"taskvec: ended by a signal\n"
+    try:
+        os.write(STANDARD_ERROR, SHOW_CURSOR + told if os.isatty(STANDARD_ERROR) else told)
+    finally:
+        os._exit(SIGNALLED + number)
 
 
 @contextmanager
