@@ -809,6 +809,27 @@ def test_notifications_hold_up_no_vacuum_while_the_model_runs(
         until(lambda: one(db, "SELECT embedding FROM more"), "the new column's embedding")
 
 
+def test_a_worker_holds_back_no_wraparound(
+    dsn: str, db: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its temporary tables live as long as it does, and are frozen when they have grown old."""
+    monkeypatch.setattr("taskvec.integrations.postgres.shift.UPKEEP_S", 0.05)
+    monkeypatch.setattr("taskvec.integrations.postgres.writing.FREEZE_AGE", 1_000)
+    age = (
+        "SELECT max(age(relfrozenxid)) FROM pg_class WHERE relpersistence = 't' AND relkind <> 'i'"
+    )
+    with working(dsn):
+        for _ in range(2):
+            db.execute("UPDATE docs SET text = text || '!'")
+            until(lambda: queued(db) == 0, "the queue's emptying")
+            db.execute(
+                "DO $$ BEGIN FOR i IN 1 .. 3000 LOOP"
+                " PERFORM pg_current_xact_id(); COMMIT; END LOOP; END $$"
+            )
+            until(lambda: one(db, age) < 1_000, "the freezing")
+    assert_right(db)
+
+
 def test_a_restart_of_the_server_is_survived(pg_folder: Path) -> None:
     gate = Gate()
     with embedded_postgres(pg_folder) as dsn:

@@ -27,7 +27,7 @@ from taskvec.integrations.postgres.registry import BrokenError, Column, MovedErr
 from taskvec.integrations.postgres.rights import DeniedError, require_rights
 from taskvec.integrations.postgres.seeing import HiddenError, require_all_rows
 from taskvec.integrations.postgres.waking import Waker
-from taskvec.integrations.postgres.writing import BUSY_PAUSE_S, Made, write
+from taskvec.integrations.postgres.writing import BUSY_PAUSE_S, Made, freeze, write
 
 LOG = logging.getLogger("taskvec.postgres")
 UPKEEP_S = 60.0
@@ -162,6 +162,8 @@ class Shift:
         self.next_upkeep = time.monotonic() + UPKEEP_S
         self.heard = False
         self._follow()
+        with suppress(*PASSING):
+            freeze(self.conn)
         present = registry.rows(self.conn)
         self.known = frozenset(row["id"] for row in present)
         chosen = self.options.columns

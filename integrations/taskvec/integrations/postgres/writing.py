@@ -31,6 +31,12 @@ CREATE TEMP TABLE IF NOT EXISTS {made} (n integer, {texts}, version bigint, hash
 CREATE TEMP TABLE IF NOT EXISTS {pieces} (n integer, ordinal integer, first integer, last integer,
     text text, embedding {type}) ON COMMIT DELETE ROWS
 """
+# Emptying them leaves their age as it is, and no other session may vacuum them.
+AGED = """
+SELECT relname FROM pg_class WHERE relnamespace = pg_my_temp_schema() AND relkind = 'r'
+  AND greatest(age(relfrozenxid), mxid_age(relminmxid)) > $1
+"""
+FREEZE_AGE = 1_000_000  # in transactions; vacuum's own default freezes at 50 times as many
 # A row that somebody has locked is left for later: a worker waits for no writer, and so has no part
 # in a deadlock. A locked row is 'held'; the statement after it reads what the row says by then.
 HOLD = """
@@ -140,6 +146,13 @@ def write(
         step = _Write(conn, column)
         step.stage(made)
         return step.settle(lease, most_attempts)
+
+
+def freeze(conn: psycopg.Connection[Any]) -> None:
+    """Keep a connection's temporary tables from holding back the wraparound of transaction ids."""
+    aged = [sql.Identifier("pg_temp", table) for (table,) in run(conn, AGED, FREEZE_AGE)]
+    if aged:
+        run(conn, "VACUUM (FREEZE) {tables}", tables=COMMA.join(aged))
 
 
 class _Write:
