@@ -11,9 +11,11 @@ import psycopg
 
 from taskvec.core import Embedder
 from taskvec.integrations.postgres import Worker
+from taskvec.integrations.postgres.shift import UPKEEP_S
 from tests.embedders import StubEmbedder, vector_of
 
-DEADLINE_S = 60.0
+# Before a worker's upkeep, which makes good a wake-up that was lost.
+DEADLINE_S = UPKEEP_S * 2 / 3
 # What a worker asks last before it sleeps is when the next row is due.
 ASLEEP = """
 SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%min(greatest(not_before, leased_until))%'
