@@ -21,8 +21,8 @@ RECORDS = ("seed.json", "centre.safetensors", "distil/loss.jsonl", "pairs/run/lo
 STATE = "trainer_state.json"
 
 
-def keep(work: Path, out: Path = FOLDER) -> None:
-    """Write what take needs: the model after its pairs, with int8 rows, and the records.
+def keep(work: Path, out: Path) -> None:
+    """Write what `take` needs: the model after its pairs, with int8 rows, and the records.
 
     work: the recipe's folder. out: a new folder.
     """
@@ -57,8 +57,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True, help="the recipe's folder")
     options = parser.parse_args(arguments)
+    # The former one goes once the new one is whole.
+    new = FOLDER.with_name("kept.new")
+    keep(options.work, new)
     shutil.rmtree(FOLDER, ignore_errors=True)
-    keep(options.work)
+    new.replace(FOLDER)
 
 
 if __name__ == "__main__":
