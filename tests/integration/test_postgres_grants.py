@@ -78,6 +78,19 @@ def test_a_role_that_was_granted_a_column_does_all_that_a_worker_does(
         assert one(db, "SELECT array_agg(text ORDER BY id) FROM docs_chunks") == ["uno", "two"]
 
 
+def test_the_schemas_of_a_table_and_its_chunks_are_granted_with_them(
+    dsn: str, db: psycopg.Connection[Any], role: str
+) -> None:
+    db.execute("CREATE SCHEMA app; CREATE SCHEMA parts")
+    db.execute("CREATE TABLE app.notes AS SELECT * FROM docs")
+    db.execute("ALTER TABLE app.notes ADD PRIMARY KEY (id)")
+    attach(dsn, "app.notes", source="text", embedder=STUB, chunks="parts.notes")
+    grant(dsn, "app.notes", role=role)
+    work(as_role(dsn, role))
+    assert_right(db, "app.notes")
+    assert one(db, "SELECT count(*) FROM parts.notes") == 3
+
+
 def test_a_successor_that_is_there_already_is_granted_as_well(
     dsn: str, db: psycopg.Connection[Any], role: str
 ) -> None:
