@@ -16,6 +16,7 @@ from taskvec.integrations.train.recipe import body, card, kept, rows, stages
 from taskvec.integrations.train.recipe.aligned import Aligned, Passage
 from taskvec.integrations.train.recipe.body import Work
 from taskvec.integrations.train.recipe.mix import LANGUAGES
+from taskvec.integrations.train.texts.questions import Question
 from taskvec.integrations.train.texts.wordnet import Gloss
 from tests.checkpoints import WORDS, tiny_checkpoint
 
@@ -34,22 +35,27 @@ def texts(language: str) -> Aligned:
 
     def passage(i: int) -> Passage:
         own, english = (f"{words(i + s, 4)}. {words(i + s + 4, 4)}" for s in (shift, 0))
-        return Passage(words(i + shift, 3), own, words(i, 3), english, f"group {i % 2}")
+        place = f"group {i % 4 // 2}", f"a/{i % 3}" if i % 2 else f"package {i}"
+        return Passage(words(i + shift, 3), own, words(i, 3), english, *place)
 
     passages = [passage(i) for i in range(24)]
-    return Aligned(passages, {words(i, 5): words(i + shift, 5) for i in range(24)})
+    sentences = {words(i, 5): words(i + shift, 5) for i in range(24)}
+    return Aligned(passages, sentences, {source: f"c{i % 2}" for i, source in enumerate(sentences)})
 
 
 @pytest.fixture
 def recipe(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> stages.Recipe:
     for name in ("PAIRS", "OWN_PAIRS", "CROSS_PAIRS", "SCORED", "LABELLED"):
-        few = 16 if name == "LABELLED" else 8
+        few = 200 if name == "LABELLED" else 24
         monkeypatch.setattr(rows, name, dict.fromkeys(getattr(rows, name), few))
     monkeypatch.setattr(rows, "MIN_SENTENCE_CHARS", 1)
     monkeypatch.setattr(rows, "MIN_REST_CHARS", 1)
+    monkeypatch.setattr(rows, "PASSAGES", 8)
+    monkeypatch.setattr(rows, "MIN_STORY_CHARS", 1)
     quick = {"batch_size": 4, "steps": 2, "save_steps": 1}
     monkeypatch.setattr(stages, "PAIRS", stages.PAIRS | quick)
     monkeypatch.setattr(stages, "TASK", stages.TASK | quick)
+    monkeypatch.setattr(stages, "OWN", {name: {**own, **quick} for name, own in stages.OWN.items()})
     body, teacher = tmp_path / "body", tmp_path / "teacher"
     with Encoder.load(checkpoint, dtype="float32") as encoder:
         encoder.save(body, layout="hf")
@@ -62,6 +68,8 @@ def recipe(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     vars(made)["_glosses"] = [
         Gloss(words(i, 1), i % 2, words(i, 4), (words(i, 5),)) for i in range(40)
     ]
+    vars(made)["_near_words"] = [(words(i, 1), words(i + 1, 1), 0.5) for i in range(20)]
+    vars(made)["_questions"] = [Question(words(i, 4), words(i + 4, 9)) for i in range(24)]
     return made
 
 

@@ -157,27 +157,31 @@ def test_scores_order_the_cosines_of_pairs(checkpoint: Path, write: Write, tmp_p
         assert agreement(encoder, "legal") > agreement(encoder, None) + 0.1
 
 
-def test_labels_gather_texts_of_a_class(checkpoint: Path, write: Write, tmp_path: Path) -> None:
+@pytest.mark.parametrize("anchor", [0.0, 5.0])
+def test_labels_gather_texts_of_a_class(
+    checkpoint: Path, write: Write, tmp_path: Path, anchor: float
+) -> None:
     order = random.Random(0)  # noqa: S311
     groups = [WORDS[i::3] for i in range(3)]
     rows = [
         {"text": " ".join(order.sample(groups[i % 3], 4)), "class": f"class {i % 3}"}
         for i in range(90)
     ]
-    settings = task_settings(
-        checkpoint, write(rows), tmp_path / "out", steps=60, batch_size=24, **QUICK
-    )
-    folder = train_task(settings)["legal"]
+    told = QUICK | {"steps": 60, "batch_size": 24, "anchor": anchor}
+    folder = train_task(task_settings(checkpoint, write(rows), tmp_path / "out", **told))["legal"]
     same = np.equal.outer(np.arange(90) % 3, np.arange(90) % 3)
 
-    def margin(encoder: Encoder, task: str | None) -> float:
+    def cosines(encoder: Encoder, task: str | None) -> Any:
         vectors = encoder.encode([row["text"] for row in rows], task=task)
-        cosines = vectors @ vectors.T
-        return float(cosines[same].mean() - cosines[~same].mean())
+        return vectors @ vectors.T
 
     with Encoder.load(checkpoint, dtype="float32") as encoder:
         encoder.add_task("legal", folder)
-        assert margin(encoder, "legal") > margin(encoder, None) + 0.1
+        before, after = cosines(encoder, None), cosines(encoder, "legal")
+    margins = [found[same].mean() - found[~same].mean() for found in (before, after)]
+    assert margins[1] > margins[0] + 0.1
+    if anchor:
+        assert after.mean() < before.mean()
 
 
 def test_a_lora_may_start_from_one_of_the_models(
@@ -421,6 +425,11 @@ def test_pretraining_needs_a_mask_token(checkpoint: Path, write: Write, tmp_path
         ),
         ([{"text": "a", "label": "b"}] * 8, {"passage_name": "other"}, "only pairs have two sides"),
         ([{"text": "a", "label": "b"}] * 8, {"teachers": ("x",)}, "only pairs are taught"),
+        (
+            [{"query": f"a {i}", "passage": f"b {i}"} for i in range(8)],
+            {"anchor": 1.0},
+            "pairs have none",
+        ),
         ([{"text": "a", "label": "b"}] * 8, {}, "fewer than two of its labels have two texts"),
         ([{"text": "a", "label": x} for x in "xxyyxxyy"], {"batch_size": 7}, "need an even one"),
         ([{"text": "a", "label": x} for x in ("x", None) * 4], {}, "row 2: 'label' is None"),

@@ -1,26 +1,36 @@
-"""The two losses of our own, against what their formulas say pair by pair."""
+"""The losses of our own, against what their formulas say pair by pair."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
+from sentence_transformers.sentence_transformer.losses import CoSENTLoss
 from torch import Tensor, nn
 from torch.nn import functional
 
-from taskvec.integrations.train.contrast import ClassContrast, TaughtContrast
+from taskvec.integrations.train.contrast import (
+    DRIFT,
+    SPREAD,
+    Anchored,
+    ClassContrast,
+    TaughtContrast,
+)
 
 TEMPERATURE = 0.1
 
 
 class Table(nn.Module):
-    """A model whose vectors are given: features name the rows."""
+    """A model whose vectors are given: features name the rows, and take the answer in."""
 
     def __init__(self, vectors: Tensor) -> None:
         super().__init__()
         self.vectors = nn.Parameter(vectors)
 
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {"sentence_embedding": self.vectors[features["rows"]]}
+        features["sentence_embedding"] = self.vectors[features["rows"]]
+        return features
 
 
 def columns(*rows: list[int]) -> list[dict[str, Tensor]]:
@@ -98,6 +108,31 @@ def test_a_text_and_its_classmate_are_contrasted_with_other_classes(vectors: Ten
     value.backward()
     assert model.vectors.grad is not None
     assert torch.isfinite(model.vectors.grad).all()
+
+
+def test_an_anchored_loss_adds_how_far_the_cosines_have_moved(vectors: Tensor) -> None:
+    model, before = Table(vectors), torch.randn(9, 6, generator=torch.Generator().manual_seed(2))
+    learnt = vectors.clone()
+
+    @contextmanager
+    def bare() -> Iterator[None]:
+        model.vectors.data.copy_(before)
+        yield
+        model.vectors.data.copy_(learnt)
+
+    inner, labels = CoSENTLoss(model, scale=5.0), torch.tensor([0.9, 0.1, 0.4])
+    batch = columns([0, 1, 2], [3, 4, 5])
+    plain = inner(columns([0, 1, 2], [3, 4, 5]), labels)
+    value = Anchored(model, inner, weight=3.0, bare=bare)(batch, labels)
+    pairs = [(i, j) for i in range(6) for j in range(6)]
+    now, then = ([cosine(v[i], v[j]) for i, j in pairs] for v in (vectors, before))
+    squares = sum((a - b) ** 2 for a, b in zip(now, then, strict=True)) / 36
+    drift = sum(now) / 36 - SPREAD * sum(then) / 36
+    wanted = plain.item() + 3 * (squares + DRIFT * drift * drift)
+    assert value.item() == pytest.approx(wanted, rel=1e-4)
+    value.backward()
+    assert model.vectors.grad is not None
+    assert model.vectors.grad[:6].abs().sum() > 0
 
 
 def test_one_class_alone_has_nothing_to_be_told_from(vectors: Tensor) -> None:

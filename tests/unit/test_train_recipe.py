@@ -1,16 +1,19 @@
 """The multilingual recipe's text and pieces: shares, seeds, and what is kept of each language."""
 
+import random
+import re
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from sentence_transformers import SentenceTransformer
 
-from taskvec.integrations.train.recipe import aligned, mix, pieces, rows, sets
+from taskvec.integrations.train.recipe import aligned, asking, mix, pieces, rows, sets
 from taskvec.integrations.train.recipe.aligned import Aligned, Passage
 from taskvec.integrations.train.teachers.e5 import Piece
 from taskvec.integrations.train.texts import descriptions, libreoffice, wesnoth
 from taskvec.integrations.train.texts.archive import Archive
+from taskvec.integrations.train.texts.questions import Question
 from taskvec.integrations.train.texts.wordnet import Gloss
 from taskvec.integrations.train.vocabulary import unigram_tokenizer
 from tests.checkpoints import tiny_checkpoint
@@ -115,7 +118,8 @@ def archive(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Archive:
     monkeypatch.setattr(descriptions, "descriptions", lambda _, language: described(language))
     monkeypatch.setattr(libreoffice, "pages", lambda _, language: explained(language))
     told = {f"We meet again {i}": f"Wieder einmal {i}" for i in range(100)} | {"a text='x'": "b"}
-    monkeypatch.setattr(wesnoth, "translations", lambda *_: told)
+    stories = {source: wesnoth.Story("utbs", text) for source, text in told.items()}
+    monkeypatch.setattr(wesnoth, "stories", lambda *_: stories)
     return Archive(tmp_path)
 
 
@@ -128,10 +132,10 @@ def test_passages_stand_beside_the_english_that_they_translate(
     german: dict[bool, Aligned],
 ) -> None:
     everything = [*german[False].passages, *german[True].passages]
-    assert Passage("de 7", "text de 7", "en 7", "text en 7", "games") in everything
+    assert Passage("de 7", "text de 7", "en 7", "text en 7", "games", "7") in everything
     # "Other" is not translated, "Short" too short, and the last package has no German.
     (help_page,) = [item for item in everything if item.group != "games"]
-    assert help_page.group == "scalc/01"
+    assert (help_page.group, help_page.document) == ("scalc/01", "scalc/01/x.html")
     assert help_page.english_text.startswith("en A paragraph")
     assert len(everything) == 199 + 1
     assert not any("='" in source for source in german[False].sentences)
@@ -170,17 +174,20 @@ def texts_by_language() -> dict[str, Aligned]:
             f"en heading {i}",
             f"en text {i}",
             f"group {i % 4}",
+            f"group {i % 4}/page {i % 8}" if i % 2 else f"package {i}",
         )
 
     return {
         language: Aligned(
             [passage(language, i) for i in range(60)],
             {f"en sentence number {i}": f"{language} sentence number {i}" for i in range(40)},
+            {f"en sentence number {i}": f"campaign {i % 3}" for i in range(40)},
         )
         for language in mix.LANGUAGES
     }
 
 
+FAQ = [Question("How is it done?", "By doing it.")]
 GLOSSES = [
     Gloss(f"word {i}", i % 3, f"meaning {i}", (f"an example of word {i}",)) for i in range(90)
 ]
@@ -189,11 +196,18 @@ GLOSSES = [
 def test_pairs_across_languages_carry_their_english_as_pivot(
     texts_by_language: dict[str, Aligned],
 ) -> None:
-    files = rows.pairs(texts_by_language, GLOSSES, seed=0)
-    assert files == rows.pairs(texts_by_language, GLOSSES, seed=0)
+    files = rows.pairs(texts_by_language, GLOSSES, FAQ, seed=0)
+    assert files == rows.pairs(texts_by_language, GLOSSES, FAQ, seed=0)
     assert not any(row["anchor_pivot"] for row in files["en-headings"])
+    assert [(row["anchor"], row["positive"]) for row in files["en-faq"]] == FAQ
     for row in files["de"]:
-        assert row["anchor"].replace("de ", "en ", 1) == row["anchor_pivot"]
+        heading, pivot = (re.search(r"heading \d+", row[c]) for c in ("anchor", "anchor_pivot"))
+        assert heading
+        assert pivot
+        assert heading[0] == pivot[0]
+        assert row["anchor"].endswith("?") == row["anchor_pivot"].endswith("?")
+        assert "de heading" in row["anchor"]
+        assert "en heading" in row["anchor_pivot"]
         assert row["positive_pivot"].startswith("en text")
     across = files["en-ja"]
     sides = [(row["anchor"][:2], row["positive"][:2]) for row in across]
@@ -207,6 +221,19 @@ def test_pairs_across_languages_carry_their_english_as_pivot(
     held = {gloss.text for gloss in GLOSSES if aligned.is_held_out(gloss.text)}
     assert held
     assert not held & {row["positive"] for row in files["en-glosses"]}
+
+
+def test_a_heading_is_asked_for_in_its_language_and_in_english_alike() -> None:
+    order = random.Random(0)  # noqa: S311
+    drawn = [asking.asked("Zeile", "de", order, "row") for _ in range(500)]
+    questions = [pair for pair in drawn if pair[0] != "Zeile"]
+    assert len(questions) == pytest.approx(500 * asking.SHARE, rel=0.2)
+    assert ("Was ist Zeile?", "What is row?") in questions
+    assert len(set(questions)) == len(asking.QUESTIONS["de"])
+    assert {pair for pair in drawn if pair[0] == "Zeile"} == {("Zeile", "row")}
+    for whole in ("Warum?", "Es regnet."):
+        assert {asking.asked(whole, "de", order, "x") for _ in range(50)} == {(whole, "x")}
+    assert set(asking.QUESTIONS) == set(mix.LANGUAGES)
 
 
 @pytest.fixture(scope="module")
@@ -225,8 +252,12 @@ def test_scores_are_the_mean_of_both_judges(
     judges: rows.Judges,
 ) -> None:
     monkeypatch.setattr(rows, "SCORED", {"en": 40, "de": 40})
-    found = rows.scored(texts_by_language, GLOSSES, judges, seed=0)["scored"]
+    monkeypatch.setattr(rows, "PASSAGES", 30)
+    words = [(f"w{i:02}", f"w{i + 1:02}", 0.5 + i / 100) for i in range(40)]
+    files = rows.scored(texts_by_language, GLOSSES, words, judges, seed=0)
+    found = files["sentences"]
     assert len(found) == 80
+    assert len(files["passages"]) == 30
     for row in found:
         own = [row["text1"], row["text2"]]
         english = [text.replace("de sentence", "en sentence") for text in own]
@@ -240,20 +271,33 @@ def test_scores_are_the_mean_of_both_judges(
     held = {text for gloss in GLOSSES if aligned.is_held_out(gloss.text) for text in gloss.examples}
     assert held
     assert not held & {row["text1"] for row in found}
+    score_of = {pair[:2]: pair[2] for pair in words}
+    near = [row for row in files["words"] if (row["text1"], row["text2"]) in score_of]
+    kept = [pair for pair in words if not aligned.is_held_out(" ".join(pair[:2]))]
+    assert len(kept) <= len(near) < len(files["words"]) == 2 * len(kept) < 80
+    for row in near:
+        pair = row["text1"], row["text2"]
+        left, right = judges.vectors(pair, pair)
+        assert row["score"] == pytest.approx((score_of[pair] + float(left @ right)) / 2, abs=1e-4)
 
 
-def test_labels_of_few_texts_are_left_out_and_separated_pairs_tell_labels_apart(
+def test_labels_of_few_texts_are_left_out_and_documents_lie_within_their_groups(
     texts_by_language: dict[str, Aligned], tmp_path: Path
 ) -> None:
-    lonely = Passage("alone", "text", "alone", "text", "lonely group")
+    lonely = Passage("alone", "text", "alone", "text", "lonely group", "package")
     texts_by_language["en"].passages.append(lonely)
-    files = rows.labelled(texts_by_language, GLOSSES, seed=0)
-    labels = Counter(row["label"] for row in files["passages"])
-    assert set(labels) == {f"group {i}" for i in range(4)}
-    label_of = {row["text"]: row["label"] for row in files["passages"]}
-    for row in rows.separated(files, seed=0)["passages-separated"]:
-        same = label_of[row["text1"]] == label_of[row["text2"]]
-        assert row["score"] == float(same)
+    files = rows.labelled(texts_by_language, seed=0)
+    assert {row["label"] for row in files["packages"]} == {"group 0", "group 2"}
+    assert {row["label"] for row in files["pages"]} == {
+        f"group {i % 4}/page {i}" for i in (1, 3, 5, 7)
+    }
+    assert {row["group"] for row in files["pages"]} == {"group 1", "group 3"}
+    apart, together = rows.separated(files), rows.classified(files)
+    assert [row["label"] for row in apart["pages"]] == [row["label"] for row in files["pages"]]
+    assert {row["label"] for row in together["pages"]} == {"group 1", "group 3"}
+    assert together["modules"] == apart["modules"]
+    assert "packages" not in apart
+    assert set(together["packages"][0]) == {"text", "label"}
     paths = rows.write({"a": [{"text": "x\u2028y"}, {"text": "z"}, {"text": "w"}]}, tmp_path)
     (thin,) = rows.thin(paths, 2, tmp_path / "thin")
     assert thin.read_text(encoding="utf-8") == '{"text": "x\u2028y"}\n{"text": "w"}\n'

@@ -14,6 +14,7 @@ from taskvec.integrations.train.texts import (
     gnome,
     libreoffice,
     manpages,
+    questions,
     wesnoth,
     wordnet,
 )
@@ -99,6 +100,8 @@ def test_stories_lose_hints_and_markup(archive: Archive, tmp_path: Path) -> None
     path = "usr/share/games/wesnoth/1.16/locale/fr/LC_MESSAGES/wesnoth-ei.mo"
     put(archive, "wesnoth-1.16-ei", path, (tmp_path / "story.mo").read_bytes())
     assert wesnoth.translations(archive, "fr") == {"You see , an elf.": "Vous voyez , une elfe."}
+    (story,) = wesnoth.stories(archive, "fr").values()
+    assert story == ("ei", "Vous voyez , une elfe.")
 
 
 def test_glosses_keep_their_examples_apart(archive: Archive) -> None:
@@ -109,6 +112,79 @@ def test_glosses_keep_their_examples_apart(archive: Archive) -> None:
     put(archive, "wordnet-base", "usr/share/wordnet/data.noun", f"  1 licence\n{line}".encode())
     (gloss,) = wordnet.glosses(archive)
     assert gloss == ("entity, living thing", 3, "that which is", ("it is", "so it is"))
+
+
+def test_words_are_near_by_what_joins_their_commonest_senses(archive: Archive) -> None:
+    def synset(offset: int, words: str, pointers: str) -> str:
+        count, listed = len(words.split()), len(pointers.split()) // 4
+        spelled = " ".join(f"{word} 0" for word in words.split())
+        return f"{offset:08d} 03 n {count:02x} {spelled} {listed:03d} {pointers} | what it is\n"
+
+    kind = "@ 00000001 n 0000"
+    data = (
+        synset(1, "animal beast", "")
+        + synset(2, "dog hound", kind)
+        + synset(3, "cat", f"{kind} ! 00000002 n 0101")
+        + synset(4, "cat whip", "")
+        + synset(5, "axolotl", kind)
+    )
+    # Lemma, part of speech, senses, kinds of pointers, senses, tagged senses, the senses' offsets.
+    index = "".join(
+        f"{lemma} n {len(senses)} 1 @ {len(senses)} {tagged} {' '.join(senses)}  \n"
+        for lemma, tagged, senses in (
+            ("animal", 2, ["00000001"]),
+            ("beast", 1, ["00000001"]),
+            ("dog", 4, ["00000002"]),
+            ("hound", 1, ["00000002"]),
+            ("cat", 3, ["00000003", "00000004"]),
+            ("whip", 1, ["00000004"]),
+            ("axolotl", 0, ["00000005"]),
+            ("wild_cat", 1, ["00000003"]),
+        )
+    )
+    for name, text in (("data", data), ("index", index)):
+        for part in ("noun", "verb", "adj"):
+            lines = f"  1 licence\n{text if part == 'noun' else ''}"
+            put(archive, "wordnet-base", f"usr/share/wordnet/{name}.{part}", lines.encode())
+    found = {pair[:2]: pair[2] for pair in wordnet.near_words(archive)}
+    assert found == {
+        ("animal", "beast"): wordnet.SAME,
+        ("dog", "hound"): wordnet.SAME,
+        **dict.fromkeys([("animal", "dog"), ("beast", "dog")], wordnet.PARENT),
+        **dict.fromkeys([("animal", "hound"), ("beast", "hound")], wordnet.PARENT),
+        **dict.fromkeys([("animal", "cat"), ("beast", "cat")], wordnet.PARENT),
+        # Opposites, and siblings too: the greater score counts.
+        ("cat", "dog"): wordnet.SIBLINGS,
+        ("cat", "hound"): wordnet.OPPOSITE,
+    }
+
+
+def test_answers_of_faqs_are_prose_alone(archive: Archive) -> None:
+    pod = (
+        "=head1 Data\n\n=head2 How do I C<sort> it?\nX<sort>\n\n"
+        "Use L<sort|perlfunc/sort>, which is I<fast>; it is there for every kind of list.\n\n"
+        "    sort @list;\n\nThat is B<all>.\n\n=head2 Why?\n\nToo short.\n\n=head1 END\n\nNo.\n"
+    )
+    rst = (
+        "=====\nTitle\n=====\n\nWhy are ``floats`` inexact?\n--------------------------\n\n"
+        ".. index:: floats\n\nSee :ref:`the tutorial`: they are *binary* fractions,"
+        " and so few decimal ones fit.\n\n    >>> 0.1\n\nNo question\n-----------\n\nLeft out.\n"
+    )
+    put(archive, "perl-doc", "usr/share/perl/5.36.0/pod/perlfaq4.pod", pod.encode())
+    path = "usr/share/doc/python3.11/html/_sources/faq/design.rst.txt"
+    put(archive, "python3.11-doc", path, rst.encode())
+    perl, python = questions.questions(archive)
+    assert perl == (
+        "How do I sort it?",
+        "Use sort, which is fast; it is there for every kind of list. That is all.",
+    )
+    assert python.question == "Why are floats inexact?"
+    assert python.answer == (
+        "See the tutorial: they are binary fractions, and so few decimal ones fit."
+    )
+    put(archive, "perl-doc", "usr/share/perl/5.36.0/pod/perlfaq4.pod", b"")
+    with pytest.raises(InputError, match="perl-doc holds no question"):
+        questions.questions(archive)
 
 
 def test_a_help_page_is_cut_at_its_sections(archive: Archive) -> None:

@@ -1,6 +1,8 @@
 """Losses that sentence-transformers lacks: pairs that listen to teachers, and labelled texts."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
 import torch
 from sentence_transformers import SentenceTransformer
@@ -12,8 +14,19 @@ from taskvec.integrations.train.settings import PairStage
 
 # Above this cosine between two passages, the teachers call one a right answer to both queries.
 FALSE_NEGATIVE = 0.95
+# How much more the mean of a batch's cosines counts, and the share of it that is asked for: the
+# further apart texts lie, the easier they are told apart by whoever learns from few of them, and no
+# loss of order or classes asks for that.
+DRIFT, SPREAD = 50.0, 0.8
 # A score that counts for nothing, and unlike an infinite one has a gradient where all are such.
 NEVER = -1e4
+
+
+class VectorLoss(Protocol):
+    """A loss that reads vectors: those of sentence-transformers, and the ones below."""
+
+    def compute_loss_from_embeddings(self, embeddings: list[Tensor], labels: Tensor) -> Tensor:
+        """A scalar. embeddings: (B, E) a column."""
 
 
 class TaughtContrast(nn.Module):
@@ -45,6 +58,43 @@ class TaughtContrast(nn.Module):
         return contrast + self.weight * taught
 
 
+class Anchored(nn.Module):
+    """A loss, and how far a batch's cosines are from those that the model without LoRAs finds.
+
+    That is the mean of the squares, and DRIFT times the square of how far their mean is from SPREAD
+    of what it was. Alone, a loss of order or of classes may draw all texts into a narrow cone, and
+    forget what the model knew. loss: one of vectors. bare: makes the model forget its LoRAs for a
+    while.
+    """
+
+    def __init__(
+        self,
+        model: SentenceTransformer,
+        loss: VectorLoss,
+        *,
+        weight: float,
+        bare: Callable[[], AbstractContextManager[Any]],
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.loss = loss
+        self.weight = weight
+        self.bare = bare
+
+    def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor) -> Tensor:
+        """A scalar. sentence_features: one batch of B rows a column."""
+        columns = list(sentence_features)
+        # The model writes into what it is given.
+        own = [self.model(dict(column))["sentence_embedding"] for column in columns]
+        with torch.no_grad(), self.bare():
+            before = [self.model(dict(column))["sentence_embedding"] for column in columns]
+        now, then = (_cosines(vectors, vectors) for vectors in (torch.cat(own), torch.cat(before)))
+        moved = (now - then).square().mean()
+        drift = (now.mean() - SPREAD * then.mean()).square()
+        loss = self.loss.compute_loss_from_embeddings(own, labels)
+        return loss + self.weight * (moved + DRIFT * drift)
+
+
 class ClassContrast(nn.Module):
     """Triplets by contrast: a text and a classmate against all texts of other classes, both ways.
 
@@ -59,8 +109,12 @@ class ClassContrast(nn.Module):
 
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor) -> Tensor:
         """A scalar, 0 where no two texts share a class. sentence_features: one column of B rows."""
-        (features,) = sentence_features
-        vectors = self.model(features)["sentence_embedding"]
+        columns = [self.model(features)["sentence_embedding"] for features in sentence_features]
+        return self.compute_loss_from_embeddings(columns, labels)
+
+    def compute_loss_from_embeddings(self, embeddings: list[Tensor], labels: Tensor) -> Tensor:
+        """The same of the column's vectors, (B, E)."""
+        (vectors,) = embeddings
         scores = _cosines(vectors, vectors) / self.temperature
         mates = labels[:, None] == labels[None, :]
         others = scores.masked_fill(mates, NEVER).logsumexp(-1, keepdim=True)

@@ -2,9 +2,10 @@
 
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from datasets import Dataset, DatasetDict
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 
 from taskvec.core.errors import InputError
 from taskvec.integrations.train import bases, loras
-from taskvec.integrations.train.contrast import ClassContrast, pair_loss
+from taskvec.integrations.train.contrast import Anchored, ClassContrast, VectorLoss, pair_loss
 from taskvec.integrations.train.runs import LossPlot, Run, by_rows
 from taskvec.integrations.train.settings import TaskSettings
 from taskvec.integrations.train.tables import Kind, read_rows
@@ -52,9 +53,22 @@ class TaskTransformer(Transformer):
         self.__dict__["_worn"] = (model, tuple(names))
         loras.parameters_of(model, names)
 
+    @contextmanager
+    def bare(self) -> Iterator[None]:
+        """While open, the model without LoRAs answers."""
+        self.__dict__["_bare"] = True
+        try:
+            yield
+        finally:
+            self.__dict__["_bare"] = False
+
     def forward(self, features: dict[str, Any], **options: Any) -> dict[str, Any]:
         """Token vectors of a batch under its task's LoRA, the first one's where none is named."""
         model, names = self.__dict__["_worn"]
+        if self.__dict__.get("_bare"):
+            with model.disable_adapter():
+                plain: dict[str, Any] = super().forward(features, **options)
+            return plain
         model.set_adapter(loras.lora_name(features.get("task") or names[0]))
         # Choosing a LoRA freezes the others, one of which may be trained in the same step.
         loras.parameters_of(model, names)
@@ -125,6 +139,8 @@ def _rows(settings: TaskSettings) -> tuple[DatasetDict, Kind]:
     files, kind = read_rows(settings.data, KINDS, least=settings.batch_size)
     if settings.passage_name and kind is not Kind.PAIRS:
         raise InputError("passage_name: only pairs have two sides")
+    if settings.anchor and kind is Kind.PAIRS:
+        raise InputError("anchor: pairs have none; give them teachers")
     if settings.is_taught and kind is not Kind.PAIRS:
         raise InputError("teachers: only pairs are taught")
     if kind is not Kind.LABELS:
@@ -182,10 +198,14 @@ def _arguments(
 def _loss(
     model: SentenceTransformer, kind: Kind, settings: TaskSettings, dims: Sequence[int]
 ) -> nn.Module:
-    scale = 1 / settings.temperature
-    inner: Mapping[Kind, Any] = {
-        Kind.PAIRS: lambda: pair_loss(model, settings),
-        Kind.SCORES: lambda: CoSENTLoss(model, scale=scale),
-        Kind.LABELS: lambda: ClassContrast(model, temperature=settings.temperature),
-    }
-    return MatryoshkaLoss(model, inner[kind](), sorted(dims, reverse=True))
+    inner: nn.Module
+    if kind is Kind.PAIRS:
+        inner = pair_loss(model, settings)
+    elif kind is Kind.SCORES:
+        inner = CoSENTLoss(model, scale=1 / settings.temperature)
+    else:
+        inner = ClassContrast(model, temperature=settings.temperature)
+    if settings.anchor:
+        bare = cast(TaskTransformer, model[0]).bare
+        inner = Anchored(model, cast(VectorLoss, inner), weight=settings.anchor, bare=bare)
+    return MatryoshkaLoss(model, inner, sorted(dims, reverse=True))

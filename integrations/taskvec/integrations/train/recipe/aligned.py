@@ -22,7 +22,8 @@ MIN_TEXT = 50
 class Passage(NamedTuple):
     """A heading and a text below it in a language, and both in English.
 
-    group: what it is about, coarsely: the package's section, the help's application.
+    group: what it is about, coarsely: the package's section, the help's application. document:
+    what it is of: the package, the page.
     """
 
     heading: str
@@ -30,13 +31,18 @@ class Passage(NamedTuple):
     english_heading: str
     english_text: str
     group: str
+    document: str
 
 
 class Aligned(NamedTuple):
-    """A language's passages, and its sentences by the English ones that they translate."""
+    """A language's passages, and its sentences by the English ones that they translate.
+
+    campaigns: of the game, that of each English sentence.
+    """
 
     passages: list[Passage]
     sentences: dict[str, str]
+    campaigns: dict[str, str]
 
 
 def is_held_out(key: str) -> bool:
@@ -50,13 +56,14 @@ def aligned(archive: Archive, language: str, *, held_out: bool = False) -> Align
     What is left untranslated is left out; English is aligned with itself.
     """
     passages = [*_described(archive, language, held_out), *_explained(archive, language, held_out)]
-    stories = wesnoth.translations(archive, "de" if language == "en" else language)
-    sentences = {
-        source: source if language == "en" else target
-        for source, target in stories.items()
+    stories = wesnoth.stories(archive, "de" if language == "en" else language)
+    kept = {
+        source: story
+        for source, story in stories.items()
         if is_held_out(source) == held_out and MARKUP not in source
     }
-    return Aligned(passages, sentences)
+    sentences = {s: s if language == "en" else story.text for s, story in kept.items()}
+    return Aligned(passages, sentences, {s: story.campaign for s, story in kept.items()})
 
 
 def _described(archive: Archive, language: str, held_out: bool) -> list[Passage]:
@@ -66,7 +73,7 @@ def _described(archive: Archive, language: str, held_out: bool) -> list[Passage]
         source = english.get(item.key)
         if source is not None and is_held_out(item.key) == held_out:
             own, theirs = collapse(item.text), collapse(source.text)
-            found.append(Passage(item.title, own, source.title, theirs, item.section))
+            found.append(Passage(item.title, own, source.title, theirs, item.section, item.key))
     return found
 
 
@@ -81,7 +88,7 @@ def _explained(archive: Archive, language: str, held_out: bool) -> list[Passage]
             continue
         if len(part.text) >= least and is_held_out(page) == held_out:
             group = "/".join(page.split("/")[:2])
-            found.append(Passage(part.heading, part.text, source.heading, source.text, group))
+            found.append(Passage(part.heading, part.text, source.heading, source.text, group, page))
     return found
 
 

@@ -160,6 +160,10 @@ def _tasks(encoder: Encoder, archive: Archive, _: Path) -> str:
     return report.by_task(probes.by_task(encoder, sets.tasks(archive)))
 
 
+def _development_tasks(encoder: Encoder, archive: Archive, _: Path) -> str:
+    return report.by_task(probes.by_task(encoder, list(sets.development_tasks(archive))))
+
+
 def _lengths(encoder: Encoder, archive: Archive, _: Path) -> str:
     return table(rope(encoder, list(sets.by_length(archive, encoder.count_tokens))))
 
@@ -169,7 +173,7 @@ def _chunking(encoder: Encoder, archive: Archive, _: Path) -> str:
 
 
 CARD = {"searches": _searches, "tasks": _tasks, "lengths": _lengths, "chunking": _chunking}
-PARTS = CARD | {"development": _development}
+PARTS = CARD | {"development": _development, "development-tasks": _development_tasks}
 
 if __name__ == "__main__":
     main()

@@ -3,7 +3,7 @@
 import json
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -12,17 +12,19 @@ import numpy.typing as npt
 from sentence_transformers import SentenceTransformer
 
 from taskvec.core.writing import new_folder
-from taskvec.integrations.train.recipe.aligned import Aligned, is_held_out
+from taskvec.integrations.train.recipe.aligned import Aligned, Passage, is_held_out
+from taskvec.integrations.train.recipe.asking import asked
 from taskvec.integrations.train.texts.docstrings import docstring_pairs, first_sentence
+from taskvec.integrations.train.texts.questions import Question
 from taskvec.integrations.train.texts.wordnet import Gloss
 
 Row: TypeAlias = dict[str, Any]
 Vectors = npt.NDArray[np.float32]
 
 # Pairs of a kind in a file; a language other than English gets its share of the last two.
-PAIRS = {"docstrings": 1_500, "headings": 2_600, "sentences": 800, "glosses": 1_300}
-OWN_PAIRS = {"de": 800, "fr": 800, "ja": 800, "zh_CN": 800, "es": 300, "it": 300}
-CROSS_PAIRS = {"de": 600, "fr": 600, "ja": 600, "zh_CN": 600, "es": 200, "it": 200}
+PAIRS = {"docstrings": 1_500, "headings": 4_000, "sentences": 1_200, "glosses": 1_800, "faq": 500}
+OWN_PAIRS = {"de": 1_000, "fr": 1_000, "ja": 1_000, "zh_CN": 1_000, "es": 300, "it": 300}
+CROSS_PAIRS = {"de": 800, "fr": 800, "ja": 800, "zh_CN": 800, "es": 200, "it": 200}
 STORY_SHARE = 0.5
 MIN_REST_CHARS = 40
 MIN_SENTENCE_CHARS = 20
@@ -31,19 +33,22 @@ POOL = 1_000
 # Of the pairs to score: alike by the teachers, translations of each other, and any two.
 ALIKE, TRANSLATED = 0.5, 0.15
 NEIGHBOURS = 12
-LABELLED = {"en": 3_200, "de": 600, "fr": 600, "ja": 600, "zh_CN": 600, "es": 200, "it": 200}
-# Texts of a file that are paired with one of their label and one of any.
-SEPARATED = 1_000
-MIN_OF_A_LABEL = 8
+# Pairs of words, and of passages, to score.
+WORDS, PASSAGES = 2_400, 1_600
+# Texts of a kind to label, in English; each other language has OTHERS of it.
+LABELLED = {"packages": 2_400, "pages": 2_400, "modules": 1_500, "stories": 1_200}
+OTHERS = 0.3
+MIN_STORY_CHARS = 80
+MIN_OF_A_LABEL = 4
 
 
 def pairs(
-    texts: Mapping[str, Aligned], glosses: Sequence[Gloss], seed: int
+    texts: Mapping[str, Aligned], glosses: Sequence[Gloss], faq: Sequence[Question], seed: int
 ) -> dict[str, list[Row]]:
     """Pairs by file: each kind of English pairs, each language's own, and those across.
 
     texts: aligned, by language. Rows hold `anchor` and `positive`, and the English of each beside
-    them as its pivot where they are in another language.
+    them as its pivot where they are in another language. Some headings are put as questions.
     """
     order = random.Random(seed)  # noqa: S311
     english = texts["en"].passages
@@ -51,9 +56,14 @@ def pairs(
     documented = [(doc.first, doc.rest) for doc in docstring_pairs("train")]
     kinds = {
         "docstrings": documented,
-        "headings": [(item.heading, item.text) for item in english],
+        "headings": [(asked(item.heading, "en", order)[0], item.text) for item in english],
         "sentences": [part for part in cut if len(part[1]) >= MIN_REST_CHARS],
-        "glosses": [(gloss.words, gloss.text) for gloss in glosses if not is_held_out(gloss.text)],
+        "glosses": [
+            (asked(gloss.words, "en", order)[0], gloss.text)
+            for gloss in glosses
+            if not is_held_out(gloss.text)
+        ],
+        "faq": faq,
     }
     files = {
         f"en-{kind}": [_pair(*pair) for pair in _some(found, PAIRS[kind], order)]
@@ -61,10 +71,10 @@ def pairs(
     }
     for language, count in OWN_PAIRS.items():
         own = texts[language]
-        files[language] = [
-            _pair(item.heading, item.text, item.english_heading, item.english_text)
-            for item in _some(own.passages, count, order)
-        ]
+        files[language] = []
+        for item in _some(own.passages, count, order):
+            anchor, pivot = asked(item.heading, language, order, item.english_heading)
+            files[language].append(_pair(anchor, item.text, pivot, item.english_text))
         files[f"en-{language}"] = _across(own, CROSS_PAIRS[language], order)
     return files
 
@@ -122,27 +132,68 @@ class Judges:
 
 
 def scored(
-    texts: Mapping[str, Aligned], glosses: Sequence[Gloss], judges: Judges, seed: int
+    texts: Mapping[str, Aligned],
+    glosses: Sequence[Gloss],
+    words: Sequence[tuple[str, str, float]],
+    judges: Judges,
+    seed: int,
 ) -> dict[str, list[Row]]:
-    """Scored pairs of sentences: alike ones, translations and any two, in one file."""
+    """Scored pairs by file: sentences, passages and words.
+
+    Sentences and passages: alike ones, translations and any two, as the teachers find them.
+    words: with WordNet's scores; theirs and the teachers' are halved between.
+    """
     order = random.Random(seed)  # noqa: S311
-    rows: list[Row] = []
+    sentences: list[Row] = []
     for language, count in SCORED.items():
-        sentences = texts[language].sentences.items()
-        pool = [(b, a) for a, b in sentences if len(a) >= MIN_SENTENCE_CHARS]
+        pool = [(b, a) for a, b in texts[language].sentences.items()]
         if language == "en":
             kept = [gloss for gloss in glosses if not is_held_out(gloss.text)]
-            examples = [text for gloss in kept for text in gloss.examples]
-            pool += [(text, text) for text in examples if len(text) >= MIN_SENTENCE_CHARS]
-        pool = _some(sorted(set(pool)), POOL, order)
-        own = judges.vectors([text for text, _ in pool], [english for _, english in pool])
-        english = [english for _, english in pool]
-        foreign = own if language == "en" else judges.vectors(english, english)
-        for first, second, translated in _chosen(own, count, language != "en", order):
-            other = pool[second][1 if translated else 0]
-            score = own[first] @ (foreign if translated else own)[second]
-            rows.append({"text1": pool[first][0], "text2": other, "score": float(score)})
-    return {"scored": rows}
+            pool += [(text, text) for gloss in kept for text in gloss.examples]
+        pool = [pair for pair in pool if len(pair[1]) >= MIN_SENTENCE_CHARS]
+        sentences += _judged(pool, count, language == "en", judges, order)
+    english = [(item.text, item.text) for item in texts["en"].passages]
+    return {
+        "sentences": sentences,
+        "passages": list(_judged(english, PASSAGES, True, judges, order)),
+        "words": _judged_words(words, judges, order),
+    }
+
+
+def _judged(
+    pool: Sequence[tuple[str, str]],
+    count: int,
+    is_english: bool,
+    judges: Judges,
+    order: random.Random,
+) -> Iterator[Row]:
+    """Rows of pairs from a pool of texts and their English, scored by the teachers."""
+    pool = _some(sorted(set(pool)), POOL, order)
+    english = [english for _, english in pool]
+    own = judges.vectors([text for text, _ in pool], english)
+    foreign = own if is_english else judges.vectors(english, english)
+    for first, second, translated in _chosen(own, count, not is_english, order):
+        other = pool[second][1 if translated else 0]
+        score = own[first] @ (foreign if translated else own)[second]
+        yield {"text1": pool[first][0], "text2": other, "score": float(score)}
+
+
+def _judged_words(
+    pairs: Sequence[tuple[str, str, float]], judges: Judges, order: random.Random
+) -> list[Row]:
+    """Rows of near words, and as many of any two."""
+    kept = [pair for pair in pairs if not is_held_out(" ".join(pair[:2]))]
+    near = _some(kept, WORDS // 2, order)
+    everything = [word for pair in near for word in pair[:2]]
+    known = {pair[:2]: pair[2] for pair in pairs}
+    anyhow = [tuple(sorted(order.sample(everything, 2))) for _ in near]
+    drawn = [*near, *((a, b, known.get((a, b), 0.0)) for a, b in anyhow)]
+    distinct = sorted(set(everything))
+    vectors = dict(zip(distinct, judges.vectors(distinct, distinct), strict=True))
+    return [
+        {"text1": a, "text2": b, "score": (score + float(vectors[a] @ vectors[b])) / 2}
+        for a, b, score in drawn
+    ]
 
 
 def _chosen(
@@ -161,42 +212,66 @@ def _chosen(
         yield first, second, translations and order.random() < 0.3
 
 
-def labelled(
-    texts: Mapping[str, Aligned], glosses: Sequence[Gloss], seed: int
-) -> dict[str, list[Row]]:
-    """Labelled texts: packages and help pages by group, meanings by lexicographer file."""
+def labelled(texts: Mapping[str, Aligned], seed: int) -> dict[str, list[Row]]:
+    """Labelled texts by file: what each is of, and in the last column of what that is a part.
+
+    Packages by section; help pages' passages by page, within applications; docstrings by module,
+    within packages; stories by campaign.
+    """
     order = random.Random(seed)  # noqa: S311
-    passages = [
-        {"text": f"{item.heading}. {item.text}", "label": item.group}
-        for language, count in LABELLED.items()
-        for item in _some(texts[language].passages, count, order)
+    files: dict[str, list[Row]] = {"packages": [], "pages": [], "stories": []}
+    for language, own in texts.items():
+        share = 1 if language == "en" else OTHERS
+        found: dict[str, list[Row]] = {
+            "packages": [
+                _label(f"{item.heading}. {item.text}", item.group, item.group)
+                for item in own.passages
+                if not _is_page(item)
+            ],
+            "pages": [
+                _label(f"{item.heading}. {item.text}", item.document, item.group)
+                for item in own.passages
+                if _is_page(item)
+            ],
+            "stories": [
+                _label(text, own.campaigns[source], own.campaigns[source])
+                for source, text in own.sentences.items()
+                if len(source) >= MIN_STORY_CHARS
+            ],
+        }
+        for name, rows in found.items():
+            kept = rows if name == "packages" else _frequent(rows)
+            files[name] += _some(kept, round(LABELLED[name] * share), order)
+    modules = [
+        _label(f"{doc.first} {doc.rest}", doc.module, doc.module.split(".")[0])
+        for doc in docstring_pairs("train")
     ]
-    meanings = [
-        {"text": f"{gloss.words}: {gloss.text}", "label": f"file {gloss.file}"}
-        for gloss in _some(
-            [gloss for gloss in glosses if not is_held_out(gloss.text)], LABELLED["en"], order
-        )
-    ]
-    return {"passages": _frequent(passages), "meanings": _frequent(meanings)}
+    files["modules"] = _some(modules, LABELLED["modules"], order)
+    return {name: _frequent(rows) for name, rows in files.items()}
 
 
-def separated(files: Mapping[str, Sequence[Row]], seed: int) -> dict[str, list[Row]]:
-    """Scored pairs of labelled texts, by file: 1 with a text of its label, 0 with another's."""
-    order = random.Random(seed)  # noqa: S311
-    made = {}
-    for name, rows in files.items():
-        mates: dict[str, list[str]] = defaultdict(list)
-        for row in rows:
-            mates[row["label"]].append(row["text"])
-        found = []
-        for row in _some(rows, SEPARATED, order):
-            other = order.choice(rows)
-            mate = order.choice([text for text in mates[row["label"]] if text != row["text"]])
-            same = float(other["label"] == row["label"])
-            found.append({"text1": row["text"], "text2": mate, "score": 1.0})
-            found.append({"text1": row["text"], "text2": other["text"], "score": same})
-        made[f"{name}-separated"] = found
-    return made
+def _label(text: str, label: str, group: str) -> Row:
+    return {"text": text, "label": label, "group": group}
+
+
+def _is_page(item: Passage) -> bool:
+    """Whether a passage is of a help page, whose name is a path."""
+    return "/" in item.document
+
+
+def separated(files: Mapping[str, Sequence[Row]]) -> dict[str, list[Row]]:
+    """Texts by the document that each is of, where documents have groups."""
+    return {name: _labels(files[name], "label") for name in ("pages", "modules", "stories")}
+
+
+def classified(files: Mapping[str, Sequence[Row]]) -> dict[str, list[Row]]:
+    """Texts by the coarser group, and docstrings by module, whose packages are too few."""
+    columns = {"packages": "group", "pages": "group", "stories": "group", "modules": "label"}
+    return {name: _labels(files[name], column) for name, column in columns.items()}
+
+
+def _labels(rows: Sequence[Row], column: str) -> list[Row]:
+    return [{"text": row["text"], "label": row[column]} for row in rows]
 
 
 def _frequent(rows: Sequence[Row]) -> list[Row]:

@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 from taskvec.integrations.quality import offline, probes
 from taskvec.integrations.quality.collections import Collection, paired
-from taskvec.integrations.train.recipe.aligned import aligned
-from taskvec.integrations.train.texts import debian_faq, gnome, manpages
+from taskvec.integrations.train.recipe.aligned import aligned, is_held_out
+from taskvec.integrations.train.texts import debian_faq, gnome, manpages, wordnet
 from taskvec.integrations.train.texts.archive import Archive
+from taskvec.integrations.train.texts.docstrings import docstring_pairs
 
 LANGUAGES = ("en", "de", "fr", "ja", "zh_CN")
 # Of the searches, those that every LoRA is compared on.
@@ -20,6 +21,8 @@ BANDS = {"200": (100, 300), "2 000": (1_500, 2_500), "4 000": (3_000, 6_000)}
 PAGES_OF_A_BAND = 60
 # Passages of a language in the sets that choices are made on.
 DEVELOPMENT = 400
+COMPARED_HELD_OUT = ("held out, en", "held out, de", "held out, ja → en")
+LABELLED = 1_000
 
 
 class Sections(NamedTuple):
@@ -66,6 +69,43 @@ def development(archive: Archive) -> Iterator[Collection]:
         if language != "en":
             english = {str(i): passage.english_text for i, passage in enumerate(some)}
             yield paired(f"held out, {language} → en", asked, english)
+
+
+def development_tasks(archive: Archive) -> Iterator[probes.Probe]:
+    """Searches, similarity, clusters and classes of what is held out, to compare LoRAs by."""
+    for collection in development(archive):
+        if collection.name in COMPARED_HELD_OUT:
+            yield probes.retrieval(collection)
+    yield probes.similarity(_held_out_words(archive))
+    groups = {name: aligned(archive, name, held_out=True).passages for name in ("en", "de")}
+    found = [
+        _some(f"held out by section, {name}", [(f"{p.heading}. {p.text}", p.group) for p in held])
+        for name, held in groups.items()
+    ]
+    meanings = [(f"{item.words}: {item.text}", str(item.file)) for item in wordnet.glosses(archive)]
+    modules = [(pair.rest, pair.module.split(".")[0]) for pair in docstring_pairs("dev")]
+    found += [_some("meanings by file", meanings), _some("docstrings by module, dev", modules)]
+    yield from (probes.clustering(data) for data in found)
+    yield from (probes.classification(data) for data in found)
+
+
+def _held_out_words(archive: Archive) -> probes.Scored:
+    pairs = [p for p in wordnet.near_words(archive) if is_held_out(" ".join(p[:2]))]
+    order = random.Random(0)  # noqa: S311
+    words = [word for pair in pairs for word in pair[:2]]
+    drawn = [order.sample(words, 2) for _ in pairs]
+    left = [first for first, _, _ in pairs] + [first for first, _ in drawn]
+    right = [second for _, second, _ in pairs] + [second for _, second in drawn]
+    scores = [score for _, _, score in pairs] + [0.0 for _ in drawn]
+    return probes.Scored("words held out", left, right, scores)
+
+
+def _some(name: str, rows: Sequence[tuple[str, str]]) -> probes.Labelled:
+    """As many texts as a language's held-out passages, of labels that are not rare."""
+    some = random.Random(0).sample(rows, min(LABELLED, len(rows)))  # noqa: S311
+    counts = Counter(label for _, label in some)
+    kept = [row for row in some if counts[row[1]] >= MIN_OF_A_GUIDE]
+    return probes.Labelled(name, *map(list, zip(*kept, strict=True)))
 
 
 def translated(archive: Archive, language: str) -> list[gnome.HelpPage]:

@@ -28,15 +28,13 @@ from taskvec.integrations.train.settings import (
 from taskvec.integrations.train.task import train_task
 from taskvec.integrations.train.teachers import e5
 from taskvec.integrations.train.teachers.sentences import minilm, write_e5
-from taskvec.integrations.train.texts.wordnet import Gloss, glosses
+from taskvec.integrations.train.texts.questions import Question, questions
+from taskvec.integrations.train.texts.wordnet import Gloss, glosses, near_words
 from taskvec.integrations.train.transplant import ROPE_BASE
 
-# As jina-embeddings-v3 has them; the other tasks have none.
+# The teacher's: the body knows them already. The other tasks have none.
 QUERY, PASSAGE = "retrieval.query", "retrieval.passage"
-PROMPTS = {
-    QUERY: "Represent the query for retrieving evidence documents: ",
-    PASSAGE: "Represent the document for retrieval: ",
-}
+PROMPTS = {QUERY: e5.ROLES["query"], PASSAGE: e5.ROLES["passage"]}
 # The tasks that each run trains.
 RUNS = {
     QUERY: (QUERY, PASSAGE),
@@ -52,9 +50,20 @@ PAIRS: Mapping[str, Any] = {
     "teacher_weight": 2.0,
 }
 # What every LoRA's run is told beside its name and data.
-TASK: Mapping[str, Any] = {"batch_size": 32, "max_tokens": 64, "rope_base": ROPE_BASE}
-# Of the pairs, what the retrieval LoRAs see again: every second one.
-RETRIEVAL_STRIDE = 2
+TASK: Mapping[str, Any] = {
+    "batch_size": 32,
+    "max_tokens": 64,
+    "rope_base": ROPE_BASE,
+}
+# What each is told beside it; those of scores and labels keep to what the body knows.
+OWN: Mapping[str, Mapping[str, Any]] = {
+    QUERY: {"max_tokens": PAIRS["max_tokens"], "learning_rate": 5e-4, "steps": 130},
+    "text-matching": {"anchor": 10.0, "steps": 140},
+    "separation": {"anchor": 5.0, "steps": 250},
+    "classification": {"anchor": 5.0, "steps": 250},
+}
+# Of the pairs, what the retrieval LoRAs see again: every third one.
+RETRIEVAL_STRIDE = 3
 
 
 class Recipe:
@@ -95,7 +104,7 @@ class Recipe:
         if all(folder.exists() for folder in done.values()):
             return done
         told = {"name": name, "model": str(self.paired), "out": out, "seed": self.seed}
-        given = dict(TASK) | told | self._task(name)
+        given = {**TASK, **OWN[name], **told, **self._task(name)}
         return train_task(read_settings(TaskSettings, None, given))
 
     def used(self, name: str) -> int:
@@ -131,12 +140,11 @@ class Recipe:
                 "prompt": PROMPTS[QUERY],
                 "passage_name": PASSAGE,
                 "passage_prompt": PROMPTS[PASSAGE],
-                "max_tokens": PAIRS["max_tokens"],
             }
         make = {
             "text-matching": self._scored,
-            "separation": lambda: rows.separated(self._labelled(), self.seed),
-            "classification": self._labelled,
+            "separation": lambda: rows.separated(self._labelled()),
+            "classification": lambda: rows.classified(self._labelled()),
         }
         return {"data": rows.once(self.folder / "rows" / name, make[name])}
 
@@ -145,10 +153,11 @@ class Recipe:
         for teacher in found:
             # As much as the student is shown.
             teacher.max_seq_length = TASK["max_tokens"]
-        return rows.scored(self._aligned, self._glosses, rows.Judges(*found), self.seed)
+        judges = rows.Judges(*found)
+        return rows.scored(self._aligned, self._glosses, self._near_words, judges, self.seed)
 
     def _labelled(self) -> dict[str, list[rows.Row]]:
-        return rows.labelled(self._aligned, self._glosses, self.seed)
+        return rows.labelled(self._aligned, self.seed)
 
     @cached_property
     def _aligned(self) -> dict[str, Aligned]:
@@ -157,6 +166,14 @@ class Recipe:
     @cached_property
     def _glosses(self) -> list[Gloss]:
         return glosses(self.work.archive)
+
+    @cached_property
+    def _near_words(self) -> list[tuple[str, str, float]]:
+        return near_words(self.work.archive)
+
+    @cached_property
+    def _questions(self) -> list[Question]:
+        return questions(self.work.archive)
 
     @cached_property
     def teachers(self) -> dict[str, Sequence[str]]:
@@ -171,7 +188,7 @@ class Recipe:
     def _pairs(self) -> tuple[Path, ...]:
         return rows.once(
             self.folder / "rows" / "pairs",
-            lambda: rows.pairs(self._aligned, self._glosses, self.seed),
+            lambda: rows.pairs(self._aligned, self._glosses, self._questions, self.seed),
         )
 
 
