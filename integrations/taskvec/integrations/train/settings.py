@@ -147,8 +147,8 @@ class TaskSettings(PairStage):
     `text2`, `score`) or labelled texts (`text`, `label`). passage_name: a second LoRA, for the
     positives and negatives of pairs. start: a task of the model whose LoRA is the start.
     Teachers are of pairs alone; scores and labels keep to the model itself instead.
-    anchor: how much it counts, with scores and labels, that the cosines of a batch stay as they
-    are without the LoRA. 0 leaves the loss alone, and costs a third less.
+    anchor: how much it counts, with scores and labels, that the cosines of a batch stay near those
+    without the LoRA, their mean a little below. 0 leaves the loss alone, and costs a third less.
     embedding_learning_rate: of the LoRAs on tables, where every step moves few rows far.
     """
 
