@@ -19,9 +19,10 @@ COUNTERS = (
 )  # fmt: skip
 # Relations go by their oids: a name is looked up with rights on its schema alone.
 LACKING = """
-SELECT r.number, r.privilege || coalesce(' (' || quote_ident(r.field) || ')', ''),
-  CASE r.kind WHEN 'database' THEN format('DATABASE %I', r.name)
-    WHEN 'schema' THEN format('SCHEMA %I', r.schema) ELSE format('%I.%I', r.schema, r.name) END
+SELECT r.number, r.privilege || coalesce(' (' || pg_catalog.quote_ident(r.field) || ')', ''),
+  CASE r.kind WHEN 'database' THEN pg_catalog.format('DATABASE %I', r.name)
+    WHEN 'schema' THEN pg_catalog.format('SCHEMA %I', r.schema)
+    ELSE pg_catalog.format('%I.%I', r.schema, r.name) END
 FROM (
   SELECT w.*, n.oid AS namespace, c.oid
   FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bool[])
@@ -105,7 +106,9 @@ def _lacking(
 
 def require_rights(conn: psycopg.Connection[Any], column: Column) -> None:
     """Raise DeniedError unless this role may do all that a worker does."""
-    ((role, spelled),) = run(conn, "SELECT current_user::text, quote_ident(current_user)")
+    ((role, spelled),) = run(
+        conn, "SELECT current_user::text, pg_catalog.quote_ident(current_user)"
+    )
     whats: dict[str, list[str]] = defaultdict(list)
     for _, what, place in _lacking(conn, role, list(needed(column, conn.info.dbname))):
         whats[place].append(what)

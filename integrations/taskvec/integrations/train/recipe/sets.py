@@ -82,7 +82,8 @@ def development_tasks(archive: Archive) -> Iterator[probes.Probe]:
         _some(f"held out by section, {name}", [(f"{p.heading}. {p.text}", p.group) for p in held])
         for name, held in groups.items()
     ]
-    meanings = [(f"{item.words}: {item.text}", str(item.file)) for item in wordnet.glosses(archive)]
+    glosses = [item for item in wordnet.glosses(archive) if is_held_out(item.text)]
+    meanings = [(f"{item.words}: {item.text}", str(item.file)) for item in glosses]
     modules = [(pair.rest, pair.module.split(".")[0]) for pair in docstring_pairs("dev")]
     found += [_some("meanings by file", meanings), _some("docstrings by module, dev", modules)]
     yield from (probes.clustering(data) for data in found)
@@ -101,7 +102,7 @@ def _held_out_words(archive: Archive) -> probes.Scored:
 
 
 def _some(name: str, rows: Sequence[tuple[str, str]]) -> probes.Labelled:
-    """As many texts as a language's held-out passages, of labels that are not rare."""
+    """At most LABELLED texts, of labels that are not rare among them."""
     some = random.Random(0).sample(rows, min(LABELLED, len(rows)))  # noqa: S311
     counts = Counter(label for _, label in some)
     kept = [row for row in some if counts[row[1]] >= MIN_OF_A_GUIDE]
