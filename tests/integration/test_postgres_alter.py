@@ -646,12 +646,21 @@ def test_a_trigger_of_chunks_is_not_lost(dsn: str, db: psycopg.Connection[Any]) 
         swap(dsn, "docs")
 
 
-def test_a_constraint_of_the_column_is_not_lost(dsn: str, db: psycopg.Connection[Any]) -> None:
+@pytest.mark.parametrize(
+    ("change_of_users", "told"),
+    [
+        ("ADD CONSTRAINT unit CHECK (vector_norm(embedding) < 1.1)", "constraint unit"),
+        ("ALTER embedding SET DEFAULT NULL::vector", "default NULL::.*vector"),
+    ],
+)
+def test_what_the_column_would_lose_is_named(
+    dsn: str, db: psycopg.Connection[Any], change_of_users: str, told: str
+) -> None:
     attached(dsn)
-    db.execute("ALTER TABLE docs ADD CONSTRAINT unit CHECK (vector_norm(embedding) < 1.1)")
+    db.execute(f"ALTER TABLE docs {change_of_users}")
     change(dsn, dim=16)
     work(dsn)
-    with pytest.raises(SchemaError, match="its column has constraint unit"):
+    with pytest.raises(SchemaError, match=f"its column has {told}"):
         swap(dsn, "docs")
     assert_right(db)
 
@@ -708,6 +717,59 @@ def test_roles_may_do_with_the_successor_what_they_might_before(
         assert_right(db, dim=16)
     finally:
         db.execute(f'DROP OWNED BY "{role}"; DROP ROLE "{role}"')
+
+
+def test_what_is_granted_and_revoked_while_a_successor_fills_counts_after_the_swap(
+    dsn: str, db: psycopg.Connection[Any]
+) -> None:
+    attached(dsn, chunks="docs_chunks")
+    former, later = (f"{kind} {uuid.uuid4().hex}" for kind in ("former", "later"))
+    db.execute(f'CREATE ROLE "{former}"; CREATE ROLE "{later}"')
+
+    def rights(role: str) -> Any:
+        return one(
+            db,
+            "SELECT ARRAY[has_column_privilege($1::name, 'docs', 'embedding', 'SELECT'),"
+            " has_table_privilege($1::name, 'docs_chunks', 'SELECT'),"
+            " has_column_privilege($1::name, 'docs_chunks', 'text', 'SELECT')]",
+            role,
+        )
+
+    try:
+        db.execute(f'GRANT SELECT (embedding) ON docs TO "{former}"')
+        db.execute(f'GRANT SELECT ON docs_chunks TO "{former}"')
+        change(dsn, dim=16)
+        db.execute(f'REVOKE SELECT (embedding) ON docs FROM "{former}"')
+        db.execute(f'REVOKE SELECT ON docs_chunks FROM "{former}"')
+        db.execute(f'GRANT SELECT (embedding) ON docs TO "{later}"')
+        db.execute(f'GRANT SELECT (id, text) ON docs_chunks TO "{later}"')
+        db.execute("COMMENT ON COLUMN docs.embedding IS 'later'")
+        work(dsn)
+        swap(dsn, "docs")
+        assert rights(former) == [False, False, False]
+        assert rights(later) == [True, False, True]
+        comment = "SELECT col_description('docs'::regclass, attnum) FROM pg_attribute WHERE "
+        assert one(db, comment + "attrelid = 'docs'::regclass AND attname = 'embedding'") == "later"
+    finally:
+        for role in (former, later):
+            db.execute(f'DROP OWNED BY "{role}"; DROP ROLE "{role}"')
+
+
+def test_storage_statistics_and_comment_of_the_column_are_carried_over(
+    dsn: str, db: psycopg.Connection[Any]
+) -> None:
+    attached(dsn)
+    db.execute("ALTER TABLE docs ALTER COLUMN embedding SET STORAGE PLAIN")
+    db.execute("ALTER TABLE docs ALTER COLUMN embedding SET STATISTICS 7")
+    db.execute("COMMENT ON COLUMN docs.embedding IS 'it''s {ours}: 100 %'")
+    change(dsn, dim=16)
+    work(dsn)
+    swap(dsn, "docs")
+    found = db.execute(
+        "SELECT attstorage::text, attstattarget, col_description(attrelid, attnum) "
+        "FROM pg_attribute WHERE attrelid = 'docs'::regclass AND attname = 'embedding'"
+    ).fetchone()
+    assert found == ("p", 7, "it's {ours}: 100 %")
 
 
 def test_a_partitioned_table_is_altered(dsn: str, db: psycopg.Connection[Any]) -> None:

@@ -90,6 +90,7 @@ def test_a_network_that_goes_without_a_word_is_noticed(
         db.execute("INSERT INTO docs VALUES (1, 'one')")
         attach(dsn, "docs", source="text", embedder=StubEmbedder())
         work(dsn)
+        until(lambda: not one(db, ASLEEP), "the first worker's leaving")
         with working(way.dsn, poll_s=0.5 if lost == "listening" else 60.0):
             until(lambda: one(db, ASLEEP), "falling asleep")
             for link in listeners(way) if lost == "listening" else [*way.links]:

@@ -248,3 +248,25 @@ def test_a_restored_registry_goes_by_names(dsn: str, db: psycopg.Connection[Any]
     work(dsn)
     assert_all_right(db)
     assert one(db, "SELECT numbered = relation FROM taskvec.columns")
+
+
+def test_a_condition_that_cannot_follow_a_rename_stops_no_other_column(
+    dsn: str, db: psycopg.Connection[Any]
+) -> None:
+    db.execute("CREATE FUNCTION fine(text) RETURNS boolean IMMUTABLE RETURN $1 <> 'not this'")
+    db.execute("CREATE TABLE strict (id int PRIMARY KEY, text text)")
+    attach(dsn, "strict", source="text", where="fine(text)", embedder=STUB)
+    work(dsn)
+    db.execute("ALTER TABLE strict RENAME COLUMN text TO words; DROP FUNCTION fine")
+    write(db)
+    work(dsn)
+    assert_all_right(db)
+    db.execute("CREATE TABLE later (id int PRIMARY KEY, text text)")
+    db.execute("INSERT INTO later VALUES (1, 'one')")
+    attach(dsn, "later", source="text", embedder=STUB)
+    work(dsn)
+    assert_right(db, "later")
+    db.execute("CREATE FUNCTION fine(text) RETURNS boolean IMMUTABLE RETURN $1 <> 'not this'")
+    db.execute("INSERT INTO strict VALUES (1, 'one'), (2, 'not this')")
+    work(dsn)
+    assert one(db, "SELECT array_agg(id) FROM strict WHERE embedding IS NOT NULL") == [1]

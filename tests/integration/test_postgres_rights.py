@@ -9,6 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from taskvec.core.errors import SchemaError
 from taskvec.integrations.postgres import alter, attach, failures, status
 from tests.attached import assert_right, one, queued, until, work, working
 from tests.embedders import StubEmbedder
@@ -96,6 +97,25 @@ def test_a_column_without_a_right_is_left_alone_until_it_is_granted(
         until(lambda: right(db, "more") and queued(db, 2) == 0, "the embedding")
     assert_right(db, "more")
     assert status(dsn)[1].failed == 0
+
+
+def test_a_registry_that_may_not_be_read_is_told_at_the_start_and_waited_for_later(
+    dsn: str, db: psycopg.Connection[Any], worker: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with working(theirs(dsn, worker)):
+        until(lambda: right(db, "docs") and right(db, "more"), "the embedding")
+        db.execute(f"REVOKE SELECT ON taskvec.columns FROM {worker}")
+        until(lambda: "the registry is left alone" in caplog.text, "the warning")
+        db.execute(f"GRANT SELECT ON taskvec.columns TO {worker}")
+        db.execute("INSERT INTO docs VALUES (10, 'new')")
+        until(lambda: queued(db) == 0, "the embedding")
+    assert caplog.text.count("the registry is left alone") == 1
+    assert_right(db)
+    db.execute(f"REVOKE ALL ON SCHEMA taskvec FROM {worker}")
+    with pytest.raises(
+        SchemaError, match="permission denied for schema taskvec: `taskvec pg grant"
+    ):
+        work(theirs(dsn, worker))
 
 
 @pytest.mark.parametrize("lacking", RIGHTS)

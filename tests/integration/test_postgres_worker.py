@@ -19,9 +19,18 @@ import pytest
 from taskvec.core import Encoder
 from taskvec.core.errors import BusyError, FingerprintError, InputError, StoreError
 from taskvec.integrations.embedded import embedded_postgres
-from taskvec.integrations.postgres import Progress, Worker, attach, failures, registry, retry
+from taskvec.integrations.postgres import (
+    Progress,
+    Worker,
+    attach,
+    failures,
+    registry,
+    retry,
+    writing,
+)
 from taskvec.integrations.postgres.queue import claim
 from taskvec.integrations.postgres.waking import Waker
+from taskvec.integrations.postgres.worker import SESSION
 from tests.attached import ASLEEP, DEADLINE_S, assert_right, one, queued, until, work, working
 from tests.embedders import StubEmbedder
 
@@ -434,11 +443,213 @@ def test_a_row_that_ends_its_workers_process_is_parked_and_the_others_embedded(
     assert ran.stdout == b"7\n"
     [failure] = failures(dsn)
     assert (failure.key, failure.parked, failure.attempts) == ({"id": "4"}, True, 7)
-    assert failure.error == "the worker's process ended 7 times while this row was in hand"
+    assert failure.error == "the worker or its connection ended 7 times while this row was in hand"
     assert one(db, "SELECT failed FROM taskvec.columns") == 1
     assert retry(dsn) == 1
     work(dsn)  # by an encoder that survives it
     assert_right(db)
+
+
+# Ends the server's process of its connection, as a fault in an extension would.
+CRASH = """
+CREATE FUNCTION crash() RETURNS trigger LANGUAGE plpgsql AS
+  'BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NEW; END';
+CREATE TRIGGER crash BEFORE UPDATE ON wide FOR EACH ROW WHEN (OLD.id = 4 AND NEW.vector IS NOT NULL)
+  EXECUTE FUNCTION crash()
+"""
+
+
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nobody rest for long."""
+    monkeypatch.setattr("taskvec.integrations.postgres.worker.LONGEST_BACKOFF_S", 0.01)
+    monkeypatch.setattr("taskvec.integrations.postgres.served.LONGEST_REST_S", 0.01)
+    for module in ("served", "shift"):
+        monkeypatch.setattr(f"taskvec.integrations.postgres.{module}.REST_S", 0.001)
+
+
+def test_a_row_whose_write_ends_the_connection_is_parked_and_the_others_embedded(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hurry(monkeypatch)
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        conn.execute("CREATE TABLE wide (id int PRIMARY KEY, text text)")
+        conn.execute("INSERT INTO wide SELECT i, 'text ' || i FROM generate_series(1, 9) i")
+        attach(dsn, "wide", source="text", column="vector", embedder=StubEmbedder())
+        conn.execute(CRASH)
+        stub = StubEmbedder()
+        work(dsn, stub)
+        assert one(conn, "SELECT array_agg(id) FROM wide WHERE vector IS NULL") == [4]
+        [failure] = failures(dsn)
+        assert (failure.key, failure.parked, failure.attempts) == ({"id": "4"}, True, 7)
+        assert sum("text 4" in call for call in stub.calls) == 7
+        conn.execute("DROP FUNCTION crash CASCADE")
+        assert retry(dsn) == 1
+        work(dsn)
+        assert one(conn, "SELECT count(*) FROM wide WHERE vector IS NULL") == 0
+
+
+DEADLY = """
+CREATE OR REPLACE FUNCTION fine(text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS
+  'BEGIN IF $1 = ''poison'' THEN PERFORM pg_terminate_backend(pg_backend_pid()); END IF;
+   RETURN true; END'
+"""
+
+
+def test_a_row_whose_reading_ends_the_connection_is_parked_and_harms_no_other_column(
+    dsn: str, db: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hurry(monkeypatch)
+    harmless = DEADLY.replace("poison", "none")
+    db.execute(harmless)
+    db.execute("CREATE TABLE more (id int PRIMARY KEY, text text)")
+    attach(dsn, "more", source="text", where="fine(text)", embedder=StubEmbedder())
+    work(dsn)
+    db.execute("INSERT INTO more SELECT i, 'text ' || i FROM generate_series(1, 9) i")
+    db.execute("UPDATE more SET text = 'poison' WHERE id = 4")
+    db.execute(DEADLY)
+    work(dsn)
+    assert one(db, "SELECT array_agg(id) FROM more WHERE embedding IS NULL") == [4]
+    [failure] = failures(dsn)
+    assert (failure.key, failure.parked, failure.attempts) == ({"id": "4"}, True, 7)
+    db.execute(harmless)
+    assert retry(dsn) == 1
+    work(dsn)
+    assert_right(db, "more")
+
+
+def test_a_column_that_ends_connections_does_not_keep_others_from_their_turn(
+    dsn: str, db: psycopg.Connection[Any]
+) -> None:
+    db.execute("CREATE TABLE more (id int PRIMARY KEY, text text)")
+    attach(dsn, "more", source="text", embedder=StubEmbedder())
+    by_a_worker = "OLD.embedding IS DISTINCT FROM NEW.embedding AND NEW.embedding"
+    db.execute(CRASH.replace("wide", "docs").replace("OLD.id = 4 AND NEW.vector", by_a_worker))
+    db.execute("UPDATE docs SET text = text || '!'")
+    db.execute("INSERT INTO more VALUES (1, 'one')")
+    before = time.monotonic()
+    with working(dsn):
+        until(lambda: queued(db, 2) == 0, "the other column's turn")
+        assert time.monotonic() - before < 5.0
+        db.execute("DROP FUNCTION crash CASCADE")
+        until(lambda: queued(db) == 0, "the first column's")
+    assert failures(dsn) == []
+    assert_right(db)
+    assert_right(db, "more")
+
+
+BACK = """
+CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS
+  'BEGIN WHILE NOT EXISTS (SELECT FROM public.gone_on) LOOP PERFORM pg_sleep(0.01); END LOOP;
+   RETURN NEW; END';
+CREATE TABLE gone_on (now boolean);
+CREATE TRIGGER wait BEFORE UPDATE ON docs FOR EACH ROW WHEN (NEW.id = 3) EXECUTE FUNCTION wait()
+"""
+
+
+def test_chunks_of_a_row_that_is_back_outlive_a_worker_that_found_it_gone(
+    dsn: str, db: psycopg.Connection[Any]
+) -> None:
+    gate = Gate()
+    db.execute("UPDATE docs SET text = text || '!' WHERE id IN (2, 3)")
+    with working(dsn, StubEmbedder(gate)):
+        assert gate.reached.wait(DEADLINE_S)
+        db.execute(BACK)
+        db.execute("DELETE FROM docs WHERE id = 2")
+        gate.opened.set()
+        waits = "SELECT count(*) FROM pg_locks WHERE relation = 'gone_on'::regclass AND granted"
+        until(lambda: one(db, waits), "the write of the other row")
+        db.execute("INSERT INTO docs VALUES (2, 'back')")
+        with working(dsn, StubEmbedder()):
+            until(lambda: "back" in chunk_texts(db), "the other worker's write")
+        db.execute("INSERT INTO gone_on VALUES (true)")
+        until(lambda: queued(db) == 0, "the write")
+    assert "back" in chunk_texts(db)
+    assert_right(db)
+
+
+def test_a_worker_that_stands_still_in_a_transaction_gives_up_its_locks(
+    dsn: str, db: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timeout = "idle_in_transaction_session_timeout = "
+    short = SESSION.replace(f"{timeout}'30s'", f"{timeout}'200ms'")
+    assert short != SESSION
+    monkeypatch.setattr("taskvec.integrations.postgres.worker.SESSION", short)
+    copied = writing.copy_rows
+    still = threading.Event()
+
+    def frozen(*given: Any, **options: Any) -> Any:
+        if not still.is_set():
+            still.set()
+            time.sleep(1.0)
+        return copied(*given, **options)
+
+    monkeypatch.setattr(writing, "copy_rows", frozen)
+    db.execute("UPDATE docs SET text = text || '!'")
+    with working(dsn):
+        assert still.wait(DEADLINE_S)
+        until(lambda: queued(db) == 0, "the work of the thawed worker")
+    assert_right(db)
+
+
+def test_a_worker_that_serves_no_column_yet_survives_a_lost_connection(
+    dsn: str, db: psycopg.Connection[Any]
+) -> None:
+    db.execute("DROP TABLE docs, docs_chunks; DELETE FROM taskvec.columns")
+    sleeping = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'LISTEN %'"
+    with working(dsn):
+        until(lambda: one(db, sleeping), "listening")
+        db.execute(KILL)
+        db.execute("CREATE TABLE more (id int PRIMARY KEY, text text)")
+        db.execute("INSERT INTO more VALUES (1, 'one')")
+        attach(dsn, "more", source="text", embedder=StubEmbedder())
+        until(lambda: one(db, "SELECT count(embedding) FROM more"), "the embedding")
+
+
+def test_a_text_that_takes_a_remote_encoder_down_is_found_and_the_others_embedded(
+    dsn: str, db: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hurry(monkeypatch)
+
+    def break_down(texts: list[str]) -> None:
+        if "poison" in texts:
+            raise ConnectionError("connection reset by peer")
+
+    db.execute("UPDATE docs SET text = CASE id WHEN 4 THEN 'poison' ELSE text || '!' END")
+    work(dsn, StubEmbedder(break_down), attempts=1)
+    [failure] = failures(dsn)
+    assert (failure.key, failure.parked) == ({"id": "4"}, True)
+    assert failure.error == "ConnectionError: connection reset by peer"
+    db.execute("UPDATE docs SET text = 'well' WHERE id = 4")
+    work(dsn)
+    assert_right(db)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "kept"),
+    [
+        ("UTF8", "ValueError: no → for '\\udcff'"),
+        ("LATIN1", "ValueError: no \\u2192 for '\\udcff'"),
+    ],
+)
+def test_an_error_of_any_characters_is_kept(server: str, encoding: str, kept: str) -> None:
+    name = f"test_{uuid.uuid4().hex}"
+    own = server.replace("/postgres?", f"/{name}?")
+
+    def refuse_it(texts: list[str]) -> None:
+        raise ValueError("no → for '\udcff'")
+
+    with psycopg.connect(server, autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE {name} ENCODING {encoding} LOCALE 'C' TEMPLATE template0")
+        try:
+            with psycopg.connect(own, autocommit=True) as conn:
+                conn.execute("CREATE EXTENSION vector")
+                conn.execute("CREATE TABLE docs (id int PRIMARY KEY, text text)")
+                conn.execute("INSERT INTO docs VALUES (1, 'one')")
+                attach(own, "docs", source="text", embedder=StubEmbedder())
+                work(own, StubEmbedder(refuse_it), attempts=1)
+                assert [failure.error for failure in failures(own)] == [kept]
+        finally:
+            admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def lose(dsn: str, db: psycopg.Connection[Any]) -> int:
@@ -649,6 +860,20 @@ def test_a_row_that_reaches_a_limit_of_the_server_is_the_only_one_to_fail(
     assert len(stub.calls) == 1 + 10
 
 
+def test_a_run_until_all_is_done_ends_where_that_is_hopeless(
+    dsn: str, db: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hurry(monkeypatch)
+    db.execute(AT_EACH_WRITE.format("RAISE EXCEPTION 'no disk' USING ERRCODE = '53100';"))
+    db.execute("CREATE TABLE more (id int PRIMARY KEY, text text)")
+    attach(dsn, "more", source="text", embedder=StubEmbedder())
+    db.execute("UPDATE docs SET text = text || '!'; INSERT INTO more VALUES (1, 'one')")
+    with pytest.raises(StoreError, match=r'cannot be done: "public"\."docs"\."embedding": no disk'):
+        work(dsn)
+    assert_right(db, "more")
+    assert failures(dsn) == []
+
+
 @pytest.mark.parametrize("state", ["53100", "57014", "25006"])
 def test_what_the_server_lacks_is_no_rows_fault_and_costs_no_connection(
     dsn: str,
@@ -657,7 +882,8 @@ def test_what_the_server_lacks_is_no_rows_fault_and_costs_no_connection(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("taskvec.integrations.postgres.shift.REST_S", 0.05)
+    for module in ("served", "shift"):
+        monkeypatch.setattr(f"taskvec.integrations.postgres.{module}.REST_S", 0.05)
     db.execute("CREATE SEQUENCE tries")  # which no rollback sets back
     fault = f"RAISE EXCEPTION 'not now' USING ERRCODE = '{state}';"
     db.execute(AT_EACH_WRITE.format(f"IF nextval('tries') <= 4 THEN {fault} END IF;"))

@@ -8,7 +8,7 @@ from psycopg.pq import Conninfo
 
 # A dead peer is noticed within half a minute, whether the connection is idle or waits for a reply;
 # the system's own defaults take hours. Over a Unix socket only the first two mean anything.
-DEFAULTS = {
+DEFAULTS: dict[str, str | int] = {
     "application_name": "taskvec",
     "connect_timeout": 15,
     "keepalives_idle": 15,
@@ -18,10 +18,14 @@ DEFAULTS = {
 }
 
 
-def connect(dsn: str) -> psycopg.Connection[Any]:
-    """A new connection in autocommit. What the DSN or the environment says goes before DEFAULTS."""
+def connect(dsn: str, **more: str | int) -> psycopg.Connection[Any]:
+    """A new connection in autocommit. What the DSN or the environment says goes before DEFAULTS.
+
+    more: defaults beside these, by libpq's keywords.
+    """
     given = conninfo_to_dict(dsn).keys() | _of_environment()
-    defaults: dict[str, Any] = {key: DEFAULTS[key] for key in DEFAULTS.keys() - given}
+    known = DEFAULTS | more
+    defaults: dict[str, Any] = {key: known[key] for key in known.keys() - given}
     return psycopg.connect(dsn, autocommit=True, **defaults)
 
 

@@ -7,7 +7,7 @@ from taskvec.integrations.postgres.granting import grant
 from taskvec.integrations.postgres.indexes import index_first_pass
 from taskvec.integrations.postgres.monitoring import Status, status
 from taskvec.integrations.postgres.searching import Found, search
-from taskvec.integrations.postgres.shift import Progress
+from taskvec.integrations.postgres.served import Progress
 from taskvec.integrations.postgres.swapping import swap
 from taskvec.integrations.postgres.worker import Worker
 

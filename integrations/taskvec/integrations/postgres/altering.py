@@ -11,13 +11,14 @@ from taskvec.core import Embedder
 from taskvec.core.errors import InputError, SchemaError
 from taskvec.core.registry import embedder_or_shared
 from taskvec.integrations.postgres import registry, triggers
+from taskvec.integrations.postgres.carrying import carry_settings
 from taskvec.integrations.postgres.choosing import choose, successor
 from taskvec.integrations.postgres.chunks import create_chunks
 from taskvec.integrations.postgres.following import follow, numbers
 from taskvec.integrations.postgres.grants import (
-    copy_column_grants,
     copy_owner,
-    copy_table_grants,
+    pass_on_column,
+    pass_on_table,
 )
 from taskvec.integrations.postgres.queue import create_queue
 from taskvec.integrations.postgres.registry import Column, fixed_path
@@ -184,7 +185,7 @@ def _begin(conn: psycopg.Connection[Any], live: Column, wanted: Column) -> Alter
             return _same_or_refused(registry.load(conn, present), wanted)
         new = _register(conn, live, wanted)
         create_queue(conn, new)
-        copy_table_grants(conn, live.queue, new.queue)
+        pass_on_table(conn, live.queue, new.queue)
         triggers.install(conn, new)
         run(conn, "SELECT pg_notify($1, $2)", registry.CHANNEL, str(new.id))
         return Altered(new.id, str(live), created=True)
@@ -225,7 +226,7 @@ def _register(conn: psycopg.Connection[Any], live: Column, wanted: Column) -> Co
     if chunks is not None:
         create_chunks(conn, new.table, chunks, new.vector_type)
         copy_owner(conn, live.chunk_table, new.chunk_table)
-        copy_table_grants(conn, live.chunk_table, new.chunk_table)
+        pass_on_table(conn, live.chunk_table, new.chunk_table)
     run(
         conn, INSERT, live.id, new.id, new.embedding,
         new.chunk_table.as_string(conn) if chunks else None, new.chunk_characters, new.model,
@@ -246,7 +247,8 @@ def _add_column(conn: psycopg.Connection[Any], live: Column, new: Column) -> Non
         column=sql.Identifier(new.embedding),
         type=new.vector_type,
     )
-    copy_column_grants(conn, new.table.identifier, live.embedding, new.embedding)
+    pass_on_column(conn, new.table.identifier, live.embedding, new.embedding)
+    carry_settings(conn, new.table.identifier, live.embedding, new.embedding)
 
 
 def _abandon(conn: psycopg.Connection[Any], live: Column) -> bool:

@@ -1,4 +1,4 @@
-"""Carries over to a successor the indexes that users made, and names what cannot be carried."""
+"""Carries over to a successor what users made of its column, and names what cannot be carried."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -50,6 +50,10 @@ OF_COLUMN = """
 SELECT 'constraint ' || c.conname FROM pg_catalog.pg_constraint c
 JOIN pg_catalog.pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = ANY (c.conkey)
 WHERE c.conrelid = $1 AND a.attname = $2 AND c.contype IN ('c', 'u', 'x')
+UNION ALL SELECT 'default ' || pg_catalog.pg_get_expr(d.adbin, d.adrelid)
+FROM pg_catalog.pg_attrdef d
+JOIN pg_catalog.pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
+WHERE d.adrelid = $1 AND a.attname = $2
 """
 OF_CHUNKS = """
 SELECT 'constraint ' || conname FROM pg_catalog.pg_constraint
@@ -65,6 +69,17 @@ JOIN pg_catalog.pg_publication p ON p.oid = r.prpubid WHERE r.prrelid = $1
 UNION ALL SELECT 'parent ' || inhparent::regclass::text FROM pg_catalog.pg_inherits
 WHERE inhrelid = $1
 """
+
+# Of a column: how it is stored, where that is not its type's way; its statistics, where they are
+# not the server's; its comment.
+SETTINGS = """
+SELECT CASE WHEN a.attstorage <> t.typstorage THEN a.attstorage::text END,
+  CASE WHEN a.attstattarget >= 0 THEN a.attstattarget END,
+  pg_catalog.col_description(a.attrelid, a.attnum)
+FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+WHERE a.attrelid = pg_catalog.to_regclass($1) AND a.attname = $2
+"""
+STORAGE = {"p": "PLAIN", "e": "EXTERNAL", "m": "MAIN", "x": "EXTENDED"}
 
 
 @dataclass(frozen=True)
@@ -112,6 +127,23 @@ def carry(conn: psycopg.Connection[Any], old: Vectors, new: Vectors, *, concurre
                 f"index {index.name!r} of {old.column} does not fit its successor: "
                 f"{error.diag.message_primary}. Drop it, and swap then"
             ) from error
+
+
+def carry_settings(
+    conn: psycopg.Connection[Any], table: sql.Identifier, old: str, new: str
+) -> None:
+    """Store a new column as the old one is, with its statistics' target and its comment."""
+    found = run(conn, SETTINGS, table.as_string(conn), old).fetchone()
+    storage, target, comment = found or (None, None, None)
+    parts = {"table": table, "column": sql.Identifier(new)}
+    alter = "ALTER TABLE {table} ALTER COLUMN {column} SET "
+    if storage is not None:
+        run(conn, alter + "STORAGE {way}", way=sql.SQL(STORAGE[storage]), **parts)
+    if target is not None:
+        run(conn, alter + "STATISTICS {target}", target=sql.Literal(target), **parts)
+    if comment is not None:
+        said = sql.Literal(comment)
+        run(conn, "COMMENT ON COLUMN {table}.{column} IS {said}", said=said, **parts)
 
 
 def require_carried(conn: psycopg.Connection[Any], old: Vectors, new: Vectors) -> None:

@@ -12,20 +12,39 @@ from taskvec.integrations.postgres.queue import Claimed
 from taskvec.integrations.postgres.registry import Column
 from taskvec.integrations.postgres.writing import Made
 
+WORD = "word"
 
-def encode(embedder: Embedder, column: Column, rows: Sequence[Claimed]) -> Outcome[Claimed, Made]:
-    """What is to be written of rows. Raises an outage as it is."""
+
+def encode(
+    embedder: Embedder, column: Column, rows: Sequence[Claimed], *, blamed: bool = False
+) -> Outcome[Claimed, Made]:
+    """What is to be written of rows. Raises an outage as it is.
+
+    blamed: the encoder answers others, so that an outage is a failure of the rows in hand.
+    """
+    outage = _never if blamed else is_outage
     full = [row for row in rows if row.text is not None]
-    outcome = halving(full, partial(_whole, embedder, column), outage=is_outage)
+    outcome = halving(full, partial(_whole, embedder, column), outage=outage)
     if column.chunks is not None:
         # Each document's chunks are encoded by themselves, so there is nothing to halve.
         whole, outcome.results = outcome.results, []
         for made in whole:
-            one = halving([made], partial(_chunked, embedder, column), outage=is_outage)
+            one = halving([made], partial(_chunked, embedder, column), outage=outage)
             outcome.results += one.results
             outcome.failed += [(failed.row, error) for failed, error in one.failed]
     outcome.results += [Made(row, None) for row in rows if row.text is None]
     return outcome
+
+
+def answers(embedder: Embedder, column: Column) -> bool:
+    """Whether an encoder takes a text that can harm nobody."""
+    try:
+        embedder.encode([WORD], task=column.task, dim=column.dim)
+    except Exception as error:
+        if not is_outage(error):
+            raise
+        return False
+    return True
 
 
 def is_outage(error: Exception) -> bool:
@@ -33,6 +52,10 @@ def is_outage(error: Exception) -> bool:
     cause = error.__cause__ or error.__context__
     unreached = type(error) is TaskvecError and type(cause).__module__.startswith("httpx")
     return unreached or isinstance(error, BusyError | ConnectionError)
+
+
+def _never(error: Exception) -> bool:  # noqa: ARG001 - of halving's shape
+    return False
 
 
 def _whole(embedder: Embedder, column: Column, rows: Sequence[Claimed]) -> list[Made]:

@@ -35,7 +35,7 @@ FROM held c WHERE {same}
 class Failure:
     """A row that failed. key: of the row, as text. parked: it is tried no more until `retry`.
 
-    attempts: how often it was tried, the times included that its worker's process ended.
+    attempts: how often it was tried, the times included that its worker or its connection ended.
     """
 
     column: str

@@ -5,7 +5,11 @@ import psycopg
 from taskvec.integrations.postgres.registry import MovedError
 
 # Where nobody but a lost connection need be at fault.
-BROKEN = (psycopg.OperationalError, psycopg.InterfaceError)
+BROKEN = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    psycopg.errors.IdleInTransactionSessionTimeout,
+)
 # What is over by itself: somebody's lock, or an administrator's pg_cancel_backend.
 PASSING = (
     psycopg.errors.LockNotAvailable,

@@ -1,5 +1,6 @@
 """Lets the registry call columns as their tables do by now: a renamed column keeps its number."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from taskvec.integrations.postgres import registry
 from taskvec.integrations.postgres.conditions import reword
 from taskvec.integrations.postgres.statements import fill, run
 
+LOG = logging.getLogger("taskvec.postgres")
 NUMBERS = """
 (SELECT jsonb_object_agg(a.attname, a.attnum) FROM pg_catalog.pg_attribute a
  WHERE a.attrelid = {relation} AND a.attnum > 0 AND NOT a.attisdropped)
@@ -27,15 +29,28 @@ def numbers(relation: str) -> sql.Composed:
 
 
 def follow(conn: psycopg.Connection[Any]) -> None:
-    """Write into the registry what has been renamed. Under `fixed_path`, or a like search_path."""
+    """Write into the registry what has been renamed. Under `fixed_path`, or a like search_path.
+
+    A column whose condition does not fit any more, or may not be read, is left for later.
+    """
     with conn.transaction():
         run(conn, "SET CONSTRAINTS ALL DEFERRED")
         for row in registry.rows(conn):
             if row["renamed"] and row["problem"] is None:
-                condition = _condition(conn, row)
-                lists = [row[part] for part in registry.NAMING]
-                values = [row["id"], row["embedding"], *lists, condition]
-                run(conn, UPDATE, *values, numbers=numbers("relation"))
+                try:
+                    with conn.transaction():
+                        _follow(conn, row)
+                except psycopg.Error as error:
+                    if conn.closed:
+                        raise
+                    LOG.info("column %s was renamed, following later: %s", row["id"], error)
+
+
+def _follow(conn: psycopg.Connection[Any], row: Mapping[str, Any]) -> None:
+    condition = _condition(conn, row)
+    lists = [row[part] for part in registry.NAMING]
+    values = [row["id"], row["embedding"], *lists, condition]
+    run(conn, UPDATE, *values, numbers=numbers("relation"))
 
 
 def _condition(conn: psycopg.Connection[Any], row: Mapping[str, Any]) -> str | None:

@@ -1,5 +1,6 @@
 """Passes on to a new table or column what roles may do with the one that it replaces."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,10 @@ OF_COLUMN = """
 SELECT a.privilege_type, a.grantee::regrole::text, a.grantee = 0, a.is_grantable
 FROM pg_catalog.pg_attribute c CROSS JOIN pg_catalog.aclexplode(c.attacl) a
 WHERE c.attrelid = pg_catalog.to_regclass($1) AND c.attname = $2
+"""
+COLUMNS = """
+SELECT attname::text FROM pg_catalog.pg_attribute
+WHERE attrelid = pg_catalog.to_regclass($1) AND attnum > 0 AND NOT attisdropped
 """
 
 OWNER = """
@@ -86,21 +91,42 @@ def restore_row_security(
         run(conn, "ALTER TABLE {table} FORCE ROW LEVEL SECURITY", table=table)
 
 
-def copy_table_grants(
-    conn: psycopg.Connection[Any], old: sql.Identifier, new: sql.Identifier
-) -> None:
-    """Grant on the new table what is granted on the old one."""
-    for privilege, *whom in run(conn, OF_TABLE, old.as_string(conn)).fetchall():
-        _grant(conn, sql.SQL(privilege), new, _Grantee(*whom))
+def pass_on_table(conn: psycopg.Connection[Any], old: sql.Identifier, new: sql.Identifier) -> None:
+    """Let roles do with the new table and its columns what they may do with the old one's alone."""
+    for whom in _grantees(run(conn, OF_TABLE, new.as_string(conn)).fetchall()):
+        _revoke(conn, sql.SQL("ALL"), new, whom)
+    for privilege, *told in run(conn, OF_TABLE, old.as_string(conn)).fetchall():
+        _grant(conn, sql.SQL(privilege), new, _Grantee(*told))
+    for (column,) in run(conn, COLUMNS, new.as_string(conn)).fetchall():
+        _pass_on(conn, (old, column), (new, column))
 
 
-def copy_column_grants(
+def pass_on_column(
     conn: psycopg.Connection[Any], table: sql.Identifier, old: str, new: str
 ) -> None:
-    """Grant on the new column what is granted on the old one, beside the table's own grants."""
-    for privilege, *whom in run(conn, OF_COLUMN, table.as_string(conn), old).fetchall():
-        what = fill("{privilege} ({column})", privilege=sql.SQL(privilege), column=name(new))
-        _grant(conn, what, table, _Grantee(*whom))
+    """The same of two columns, beside the table's own grants."""
+    _pass_on(conn, (table, old), (table, new))
+
+
+def _pass_on(
+    conn: psycopg.Connection[Any], old: tuple[sql.Identifier, str], new: tuple[sql.Identifier, str]
+) -> None:
+    table, column = new
+    for whom in _grantees(_of_column(conn, *new)):
+        _revoke(conn, fill("ALL ({column})", column=name(column)), table, whom)
+    for privilege, *told in _of_column(conn, *old):
+        what = fill("{privilege} ({column})", privilege=sql.SQL(privilege), column=name(column))
+        _grant(conn, what, table, _Grantee(*told))
+
+
+def _of_column(
+    conn: psycopg.Connection[Any], table: sql.Identifier, column: str
+) -> list[tuple[Any, ...]]:
+    return run(conn, OF_COLUMN, table.as_string(conn), column).fetchall()
+
+
+def _grantees(rows: Sequence[tuple[Any, ...]]) -> set["_Grantee"]:
+    return {_Grantee(role, public, grantable=False) for _, role, public, _ in rows}
 
 
 @dataclass(frozen=True)
@@ -108,6 +134,18 @@ class _Grantee:
     role: str
     public: bool
     grantable: bool
+
+    @property
+    def spelled(self) -> sql.SQL:
+        """As GRANT says it. A regrole prints quoted where it has to be."""
+        return sql.SQL("PUBLIC" if self.public else self.role)
+
+
+def _revoke(
+    conn: psycopg.Connection[Any], what: sql.Composable, table: sql.Identifier, whom: _Grantee
+) -> None:
+    statement = "REVOKE {what} ON {table} FROM {role} CASCADE"
+    run(conn, statement, what=what, table=table, role=whom.spelled)
 
 
 def _grant(
@@ -118,7 +156,6 @@ def _grant(
         "GRANT {what} ON {table} TO {role} {option}",
         what=what,
         table=table,
-        # A regrole prints quoted where it has to be.
-        role=sql.SQL("PUBLIC" if whom.public else whom.role),
+        role=whom.spelled,
         option=sql.SQL("WITH GRANT OPTION" if whom.grantable else ""),
     )

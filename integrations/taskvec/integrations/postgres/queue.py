@@ -13,14 +13,14 @@ from psycopg import sql
 
 from taskvec.integrations.postgres.faults import blameless
 from taskvec.integrations.postgres.halving import Outcome, halving
-from taskvec.integrations.postgres.registry import Column, hold
+from taskvec.integrations.postgres.registry import Column, MovedError, hold
 from taskvec.integrations.postgres.statements import COMMA, each, fill, name, run
 
 FIRST_RETRY_S, LONGEST_RETRY_S = 1.0, 3600.0
 LONGEST_ERROR = 2_000
-# A row is lost when its lease runs out: its worker was killed, or cannot be reached. A row that was
-# lost so often is claimed alone, so that it takes no other row down with it, and none is blamed for
-# it; one that was lost so often in the end is parked.
+# A row is lost when its lease runs out, since its worker was killed or cannot be reached, or when
+# the connection ends while it is written. One that was lost so often is claimed alone, so that it
+# takes no other row down with it, and none is blamed for it; at so many losses it is parked.
 ALONE_AFTER, PARKED_AFTER = 2, 7
 
 # The keys' types come from the table, collations included. Claims touch no indexed column.
@@ -75,6 +75,7 @@ UPDATE {queue} q SET {changes} FROM held c WHERE {same}
 """
 RENEW = "leased_until = now() + make_interval(secs => $2)"
 RELEASE = "lease = NULL, leased_until = NULL"
+RUN_OUT = "leased_until = now()"
 GIVE_BACK = f"{RELEASE}, not_before = now() + make_interval(secs => $2)"
 FAIL = f"{GIVE_BACK}, attempts = q.attempts + 1, lost = 0, error = $3, parked = $4"
 PARK = f"{RELEASE}, error = $2, parked = true"
@@ -139,8 +140,9 @@ def claim(
 ) -> Outcome[Claimed, Claimed]:
     """Take a lease on rows that are due, writes before backfill, and read what they say now.
 
-    A suspect row comes alone. A row that cannot be read, since its condition or a cast of a source
-    raises, is failed at once.
+    A suspect row comes alone, a deadly one unread. A row that cannot be read, since its condition
+    or a cast of a source raises, is failed at once. The lease is there before the rows are read: a
+    row that ends the connection then is lost with it.
     Raises MovedError where the column is no longer what it was.
     """
     with conn.transaction():
@@ -158,12 +160,21 @@ def claim(
             same=column.matches("q", "c", own=False),
             texts=_texts(column),
         ).fetchall()
-        width = len(column.keys)
-        rows = [Claimed(row[:width], *row[width:]) for row in taken]
-        claimed = halving(rows, partial(_read, conn, column), outage=blameless)
-        if claimed.failed:
-            fail(conn, column, claimed.failed, lease, most_attempts)
-        return claimed
+    width = len(column.keys)
+    rows = [Claimed(row[:width], *row[width:]) for row in taken]
+    if any(row.deadly for row in rows):
+        return Outcome(rows)
+    try:
+        with conn.transaction():
+            hold(conn, column)
+            claimed = halving(rows, partial(_read, conn, column), outage=blameless)
+            if claimed.failed:
+                fail(conn, column, claimed.failed, lease, most_attempts)
+    except (MovedError, psycopg.Error):
+        if not conn.closed:
+            release(conn, column, lease, lost=False)
+        raise
+    return claimed
 
 
 def _read(conn: psycopg.Connection[Any], column: Column, rows: Sequence[Claimed]) -> list[Claimed]:
@@ -206,10 +217,13 @@ def give_back(
     _change(conn, column, GIVE_BACK, lease, pause_s, rows=rows)
 
 
-def release(conn: psycopg.Connection[Any], column: Column, lease: UUID) -> None:
-    """End all leases of a worker that has no row in hand, unless the queue is gone."""
+def release(conn: psycopg.Connection[Any], column: Column, lease: UUID, *, lost: bool) -> None:
+    """End all leases of a worker that has no row in hand, unless the queue is gone.
+
+    lost: count the rows as lost.
+    """
     with suppress(psycopg.errors.UndefinedTable):
-        _change(conn, column, RELEASE, lease)
+        _change(conn, column, RUN_OUT if lost else RELEASE, lease)
 
 
 def fail(
@@ -223,14 +237,14 @@ def fail(
     with conn.transaction():
         for row, error in failed:
             attempts = row.attempts + 1
-            values = (retry_s(attempts), describe(error), attempts >= most_attempts)
+            values = (retry_s(attempts), describe(conn, error), attempts >= most_attempts)
             _change(conn, column, FAIL, lease, *values, rows=[row])
         run(conn, COUNT_FAILED, column.id, len(failed))
 
 
 def park(conn: psycopg.Connection[Any], column: Column, row: Claimed, lease: UUID) -> None:
     """Try a deadly row no more."""
-    error = f"the worker's process ended {row.lost} times while this row was in hand"
+    error = f"the worker or its connection ended {row.lost} times while this row was in hand"
     with conn.transaction():
         _change(conn, column, PARK, lease, error, rows=[row])
         run(conn, COUNT_FAILED, column.id, 1)
@@ -254,9 +268,12 @@ def retry_s(attempts: int) -> float:
     return pause * random.uniform(0.5, 1.5)  # noqa: S311 - keeps workers apart, no secret
 
 
-def describe(error: Exception) -> str:
-    """An error as the queue keeps it."""
-    return f"{type(error).__name__}: {error}".replace("\0", "")[:LONGEST_ERROR]
+def describe(conn: psycopg.Connection[Any], error: Exception) -> str:
+    """An error as the queue keeps it: in what the server can store."""
+    told = f"{type(error).__name__}: {error}".replace("\0", "")[:LONGEST_ERROR]
+    unicode = conn.info.parameter_status("server_encoding") == "UTF8"
+    encoding = "utf-8" if unicode else "ascii"
+    return told.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def key_rows(column: Column, first: int = 1) -> sql.Composed:

@@ -4,10 +4,10 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future, wait
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -18,7 +18,7 @@ from taskvec.core import Embedder
 from taskvec.core.errors import FingerprintError, StoreError
 from taskvec.core.registry import embedder_or_shared
 from taskvec.integrations.postgres import backfill, partitions, queue, registry, sweeping, triggers
-from taskvec.integrations.postgres.encoding import encode, is_outage
+from taskvec.integrations.postgres.encoding import answers, encode, is_outage
 from taskvec.integrations.postgres.faults import BROKEN, DENIED, PASSING, blameless
 from taskvec.integrations.postgres.following import follow
 from taskvec.integrations.postgres.halving import Outcome, halving
@@ -26,79 +26,18 @@ from taskvec.integrations.postgres.queue import Claimed
 from taskvec.integrations.postgres.registry import BrokenError, Column, MovedError
 from taskvec.integrations.postgres.rights import DeniedError, require_rights
 from taskvec.integrations.postgres.seeing import HiddenError, require_all_rows
+from taskvec.integrations.postgres.served import REST_S, Options, Served
 from taskvec.integrations.postgres.waking import Waker
 from taskvec.integrations.postgres.writing import BUSY_PAUSE_S, Made, freeze, write
 
 LOG = logging.getLogger("taskvec.postgres")
 UPKEEP_S = 60.0
 HEAR_S = 1.0  # between looks at what was notified, while a batch is encoded
+HOPELESS = 8  # troubles of a column in a row, two minutes
 SHORTEST_WAIT_S = 0.01
-REST_S = 0.5  # of a column that somebody has locked, or that an encoder takes no work for
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a column is. done, failed: rows of this run. seen, total: rows of the backfill.
-
-    total is the server's own estimate. rate: rows a second. eta_s: None where nobody can say.
-    """
-
-    column: str
-    done: int
-    failed: int
-    seen: int
-    total: int
-    rate: float
-    eta_s: float | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """A worker's options; `Worker` says what they mean."""
-
-    columns: frozenset[int] | None
-    model: str | None
-    embedder: Embedder | None
-    batch: int
-    lease_s: float
-    poll_s: float
-    attempts: int
-    backfill_rate: float | None
-    on_progress: Callable[[Progress], None] | None
-
-
-@dataclass
-class Served:
-    """A column with its encoder, and how it goes.
-
-    troubles: errors of the server, one after the other. rests_until: by the monotonic clock.
-    """
-
-    column: Column
-    embedder: Embedder
-    total: int
-    done: int = 0
-    failed: int = 0
-    seen: int = 0
-    filled: bool = False
-    swept: bool = True
-    slice: int = field(default_factory=lambda: backfill.SLICE)
-    troubles: int = 0
-    rests_until: float = 0.0
-    since: float = field(default_factory=time.monotonic)
-
-    def rest(self, seconds: float) -> None:
-        """Leave the column alone for a while."""
-        self.rests_until = time.monotonic() + seconds
-
-    def progress(self) -> Progress:
-        """What a callback is told."""
-        elapsed_s = time.monotonic() - self.since
-        rate = self.done / elapsed_s if elapsed_s > 0 else 0.0
-        left = max(self.total - self.seen, 0)
-        eta_s = 0.0 if self.filled else left / rate if rate and self.total else None
-        name = str(self.column)
-        return Progress(name, self.done, self.failed, self.seen, self.total, rate, eta_s)
+REGISTRY = 0  # no column's id
+NO_REGISTRY = "`taskvec pg grant` gives a role what a worker needs"
+OUTAGES = 3  # of an encoder for one column in a row, until its texts are looked at
 
 
 @dataclass
@@ -106,7 +45,8 @@ class Shift:
     """The work of one worker over one pair of connections.
 
     served and told outlive the shift: what the worker knows of its columns, and what it has said of
-    those that it leaves alone. known: the ids of all columns when the registry was last read.
+    those that it leaves alone, by id; of the registry itself, by REGISTRY. is_first: whether the
+    worker has had no shift before. known: the ids of all columns when the registry was last read.
     heard: whether there was a notification since. went_round: whether all columns had their turn.
     """
 
@@ -119,6 +59,7 @@ class Shift:
     waker: Waker
     served: dict[int, Served]
     told: dict[int, str]
+    is_first: bool
     known: frozenset[int] = frozenset()
     heard: bool = False
     went_round: bool = False
@@ -126,20 +67,24 @@ class Shift:
 
     def work(self, *, until_empty: bool) -> None:
         """Serve the columns in turn until stopped, or until all rows are embedded or parked."""
-        self.upkeep(strict=not self.served)
+        self.upkeep(strict=self.is_first)
         for one in self.served.values():
             with suppress(
                 psycopg.ProgrammingError, *PASSING, *DENIED
             ):  # the leases end by themselves
-                queue.release(self.conn, one.column, self.lease)
+                queue.release(self.conn, one.column, self.lease, lost=one.cut_off)
+                one.cut_off = False
         while not self.stopping.is_set():
             if time.monotonic() >= self.next_upkeep:
                 self.upkeep(strict=False)
             steps = [self.step(one) for one in self._ready()]
             worked = any(steps)
             self.went_round = True
-            if not worked and until_empty and self._empty():
-                return
+            if not worked and until_empty:
+                left = self._left()
+                if not left:
+                    return
+                _require_hope(left)
             self._hear(0.0 if worked else self._wait_s())
             if self.heard:
                 self._look_for_new_columns()
@@ -164,7 +109,9 @@ class Shift:
         self._follow()
         with suppress(*PASSING):
             freeze(self.conn)
-        present = registry.rows(self.conn)
+        present = self._registry(strict=strict)
+        if present is None:
+            return
         self.known = frozenset(row["id"] for row in present)
         chosen = self.options.columns
         for gone in self.served.keys() - self.known:
@@ -176,6 +123,19 @@ class Shift:
                 self._take_on(row)
         if strict and chosen:
             self._require(chosen, present)
+
+    def _registry(self, *, strict: bool) -> list[dict[str, Any]] | None:
+        """The registry's rows; None, and a line in the log, where this role may not read it."""
+        try:
+            present = registry.rows(self.conn)
+        except psycopg.errors.InsufficientPrivilege as error:
+            told = f"{error.diag.message_primary}: {NO_REGISTRY}"
+            if strict:
+                raise DeniedError(told) from error
+            self._tell_once(REGISTRY, "the registry is left alone: %s", told)
+            return None
+        self.told.pop(REGISTRY, None)
+        return present
 
     def _require(self, chosen: frozenset[int], present: list[dict[str, Any]]) -> None:
         known = {id_ for row in present for id_ in (row["id"], *row["succeeds"])}
@@ -192,6 +152,7 @@ class Shift:
             worked = self._serve(one)
         except (MovedError, psycopg.Error) as error:
             if self._lost(error):
+                one.rest_in_trouble(error)  # what ended it may be of this column: others go first
                 raise
             return self._recover(one, error)
         one.troubles = 0
@@ -216,10 +177,7 @@ class Shift:
         if self._moved(one) or isinstance(error, MovedError):
             LOG.info("%s is read anew: %s", one.column, error)
             return True
-        rest_s = min(REST_S * 2.0 ** min(one.troubles, 20), UPKEEP_S)
-        one.troubles += 1
-        one.rest(rest_s)
-        LOG.warning("%s rests for %g s: %s", one.column, rest_s, error)
+        LOG.warning("%s rests for %g s: %s", one.column, one.rest_in_trouble(error), error)
         return False
 
     def _lost(self, error: Exception) -> bool:
@@ -228,18 +186,26 @@ class Shift:
 
     def _claim(self, one: Served) -> Outcome[Claimed, Claimed]:
         options = self.options
-        claimed = queue.claim(
-            self.conn,
-            one.column,
-            self.lease,
-            lease_s=options.lease_s,
-            batch=options.batch,
-            most_attempts=options.attempts,
-        )
+        with self._noting_a_cut(one):
+            claimed = queue.claim(
+                self.conn,
+                one.column,
+                self.lease,
+                lease_s=options.lease_s,
+                batch=options.batch,
+                most_attempts=options.attempts,
+            )
         if claimed.failed:
             one.failed += len(claimed.failed)
             self._tell(one)
         return claimed
+
+    @contextmanager
+    def _noting_a_cut(self, one: Served) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            one.cut_off = self.conn.closed
 
     def _handle(self, one: Served, rows: list[Claimed]) -> None:
         if any(row.deadly for row in rows):
@@ -250,10 +216,12 @@ class Shift:
         except Exception as error:
             if not is_outage(error):
                 raise
+            one.outages += 1
             LOG.warning("the encoder of %s takes no work: %s", one.column, error)
             queue.give_back(self.conn, one.column, rows, self.lease, REST_S)
             one.rest(REST_S)
             return
+        one.outages = 0
         try:
             failed = outcome.failed + self._write(one, outcome)
             if failed:
@@ -269,14 +237,18 @@ class Shift:
         self._tell(one)
 
     def _park(self, one: Served, row: Claimed) -> None:
-        LOG.warning("%s: row %s is parked, it was in hand when workers ended", one.column, row.keys)
+        LOG.warning(
+            "%s: row %s is parked, it was in hand when workers or connections ended",
+            one.column,
+            row.keys,
+        )
         queue.park(self.conn, one.column, row, self.lease)
         one.failed += 1
         self._tell(one)
 
     def _encode(self, one: Served, rows: list[Claimed]) -> Outcome[Claimed, Made]:
         """Encode with nothing held on the server but leases, which are renewed meanwhile."""
-        made = self.encoding.submit(encode, one.embedder, one.column, rows)
+        made = self.encoding.submit(_encoded, one, rows)
         renewal_s = self.options.lease_s / 3
         due = time.monotonic() + renewal_s
         while not _finished(made, min(renewal_s, HEAR_S)):
@@ -309,7 +281,8 @@ class Shift:
             lease=self.lease,
             most_attempts=self.options.attempts,
         )
-        written = halving(outcome.results, act, outage=blameless)
+        with self._noting_a_cut(one):
+            written = halving(outcome.results, act, outage=blameless)
         for fates in written.results:
             one.done += fates["written"]
             one.failed += fates["rewritten"]
@@ -322,6 +295,8 @@ class Shift:
             registry.require_unmoved(self.conn, one.column)
         except MovedError:
             return True
+        except psycopg.errors.InsufficientPrivilege:
+            return False  # upkeep tells of it
         return False
 
     def _fill(self, one: Served) -> bool:
@@ -350,10 +325,13 @@ class Shift:
         now = time.monotonic()
         return [one for one in self.served.values() if one.rests_until <= now]
 
-    def _empty(self) -> bool:
-        waiting = [queue.next_due_s(self.conn, one.column) for one in self.served.values()]
-        filled = all(one.filled and one.swept for one in self.served.values())
-        return filled and not any(due is not None for due in waiting)
+    def _left(self) -> list[Served]:
+        """The columns that have something left to do."""
+        return [
+            one
+            for one in self.served.values()
+            if not (one.filled and one.swept) or queue.next_due_s(self.conn, one.column) is not None
+        ]
 
     def _wait_s(self) -> float:
         """Until something is due by itself, or the poll."""
@@ -375,7 +353,8 @@ class Shift:
 
     def _look_for_new_columns(self) -> None:
         self.heard = False
-        if self.known != {row["id"] for row in registry.rows(self.conn)}:
+        present = self._registry(strict=False)
+        if present is not None and self.known != {row["id"] for row in present}:
             self.upkeep(strict=False)
 
     def _follow(self) -> None:
@@ -430,9 +409,12 @@ class Shift:
             self.served.pop(row["id"], None)
             if strict and not isinstance(error, BrokenError | DeniedError | HiddenError):
                 raise
-            if self.told.get(row["id"]) != str(error):
-                self.told[row["id"]] = str(error)
-                LOG.warning("column %s is left alone: %s", row["id"], error)
+            self._tell_once(row["id"], f"column {row['id']} is left alone: %s", str(error))
+
+    def _tell_once(self, of: int, message: str, told: str) -> None:
+        if self.told.get(of) != told:
+            self.told[of] = told
+            LOG.warning(message, told)
 
     def _tell(self, one: Served) -> None:
         if self.options.on_progress is not None:
@@ -454,6 +436,23 @@ def _written(
         if cause is not None and blameless(cause):
             raise cause from None
         raise
+
+
+def _require_hope(left: list[Served]) -> None:
+    """Raise StoreError where all that is left has been in trouble for too long."""
+    if all(one.troubles >= HOPELESS for one in left):
+        told = "; ".join(f"{one.column}: {one.trouble}" for one in left)
+        raise StoreError(f"there is work left that cannot be done: {told}")
+
+
+def _encoded(one: Served, rows: list[Claimed]) -> Outcome[Claimed, Made]:
+    """What is to be written of rows.
+
+    After some outages in a row the encoder is asked for a word: where it answers, it is the texts,
+    or how many they are, that it does not take.
+    """
+    blamed = one.outages >= OUTAGES and answers(one.embedder, one.column)
+    return encode(one.embedder, one.column, rows, blamed=blamed)
 
 
 def _finished(future: Future[Any], timeout_s: float) -> bool:

@@ -11,10 +11,21 @@ from psycopg import sql
 
 from taskvec.core.errors import SchemaError, SyncError
 from taskvec.integrations.postgres import registry, triggers
-from taskvec.integrations.postgres.carrying import carry, require_carried, user_indexes
+from taskvec.integrations.postgres.carrying import (
+    carry,
+    carry_settings,
+    require_carried,
+    user_indexes,
+)
 from taskvec.integrations.postgres.choosing import choose, successor
 from taskvec.integrations.postgres.following import follow
-from taskvec.integrations.postgres.grants import restore_row_security, row_security
+from taskvec.integrations.postgres.grants import (
+    copy_owner,
+    pass_on_column,
+    pass_on_table,
+    restore_row_security,
+    row_security,
+)
 from taskvec.integrations.postgres.indexes import (
     FIRST_PASSES,
     Vectors,
@@ -283,7 +294,11 @@ class _Swap:
     def _replace_column(self) -> None:
         if self.live.embedding is None or self.new.embedding is None:
             return
-        old, new = sql.Identifier(self.live.embedding), sql.Identifier(self.new.embedding)
+        # Of what was said of the former column since the successor was begun.
+        names = self.live.embedding, self.new.embedding
+        pass_on_column(self.conn, self.live.table.identifier, *names)
+        carry_settings(self.conn, self.live.table.identifier, *names)
+        old, new = map(sql.Identifier, names)
         self._run("ALTER TABLE {table} DROP COLUMN {old}", old=old)
         self._run("ALTER TABLE {table} RENAME COLUMN {new} TO {old}", old=old, new=new)
 
@@ -294,6 +309,8 @@ class _Swap:
         old, new = self.live.chunk_table, self.new.chunk_table
         former = run(self.conn, KEY_INDEX, old.as_string(self.conn)).fetchone()
         security = row_security(self.conn, old)
+        copy_owner(self.conn, old, new)
+        pass_on_table(self.conn, old, new)
         self._run("DROP TABLE {old}", old=old)
         bare = sql.Identifier(self.live.chunks[1])
         self._run("ALTER TABLE {new} RENAME TO {bare}", new=new, bare=bare)

@@ -15,13 +15,18 @@ from taskvec.core import Embedder
 from taskvec.core.errors import InputError, StoreError
 from taskvec.integrations.connecting import connect
 from taskvec.integrations.postgres.faults import BROKEN
-from taskvec.integrations.postgres.shift import Options, Progress, Served, Shift
+from taskvec.integrations.postgres.served import Options, Progress, Served
+from taskvec.integrations.postgres.shift import Shift
 from taskvec.integrations.postgres.statements import run
 from taskvec.integrations.postgres.waking import Waker, listen
 
 LOG = logging.getLogger("taskvec.postgres")
 FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.1, 30.0
-# A worker gives up waiting for a lock before the server looks for deadlocks (after 1 s, as it
+# Of several hosts the one that writes; a standby, and what was the primary until a failover, count
+# as unreachable.
+PRIMARY = {"target_session_attrs": "primary"}
+# A worker that stands still inside a transaction, which takes milliseconds, gives up its locks.
+# It gives up waiting for a lock before the server looks for deadlocks (after 1 s, as it
 # comes): it can be held up by a user's transaction, but never make one fail. Without row_security
 # the server raises where a policy would hide rows from it.
 SESSION = """
@@ -29,6 +34,7 @@ SET search_path = pg_catalog, pg_temp;
 SET lock_timeout = '200ms';
 SET row_security = off;
 SET default_transaction_isolation = 'read committed';
+SET idle_in_transaction_session_timeout = '30s';
 SET TimeZone = 'UTC'; SET DateStyle = 'ISO, YMD'; SET IntervalStyle = 'postgres';
 SET extra_float_digits = 1; SET bytea_output = 'hex';
 SET enable_hashjoin = off; SET enable_mergejoin = off; SET jit = off
@@ -37,8 +43,12 @@ SET enable_hashjoin = off; SET enable_mergejoin = off; SET jit = off
 # PostgreSQL 17 have no transaction_timeout.
 UNTIMED = """
 SELECT set_config(name, '0', false) FROM pg_catalog.pg_settings WHERE name IN
-  ('statement_timeout', 'transaction_timeout', 'idle_session_timeout',
-   'idle_in_transaction_session_timeout')
+  ('statement_timeout', 'transaction_timeout', 'idle_session_timeout')
+"""
+# A worker that is gone without a word holds what it has locked until the server notices.
+WATCHED = """
+SET tcp_keepalives_idle = 15; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3;
+SET tcp_user_timeout = '30s'
 """
 
 
@@ -94,15 +104,18 @@ class Worker:
         self._waker: Waker | None = None
         self._served: dict[int, Served] = {}
         self._told: dict[int, str] = {}
+        self._reached = False
 
     def run(self, *, until_empty: bool = False) -> None:
         """Work until `stop` is called; the batch in hand is finished.
 
-        until_empty: return when all rows are embedded or parked.
+        until_empty: return when all rows are embedded or parked. Raises StoreError where what is
+        left has been in trouble for two minutes, say for want of disk.
         A column whose table, key or columns are gone, that the role lacks a right for, or whose
         rows policies may hide from it, is told of in the log, once, and left alone.
         Raises FingerprintError where a column was made by another model, and StoreError where the
-        server cannot be reached at the start. Later, lost connections are made anew.
+        server cannot be reached at the start, or is a standby. Later, lost connections are made
+        anew.
         """
         losses = 0
         with self._awake() as waker, ThreadPoolExecutor(1, "taskvec-encode") as encoding:
@@ -113,7 +126,7 @@ class Worker:
                         shift.work(until_empty=until_empty)
                         return
                 except BROKEN as error:
-                    if not self._served:
+                    if not self._reached:
                         raise StoreError(str(error).strip()) from error
                     went_well = shift is not None and shift.went_round
                     losses = 1 if went_well else losses + 1
@@ -150,11 +163,13 @@ class Worker:
 
     @contextmanager
     def _shift(self, encoding: Executor, waker: Waker) -> Iterator[Shift]:
-        with connect(self._dsn) as conn, connect(self._dsn) as listener:
+        with connect(self._dsn, **PRIMARY) as conn, connect(self._dsn, **PRIMARY) as listener:
             run(conn, SESSION)
             for one in (conn, listener):
                 run(one, UNTIMED)
+                run(one, WATCHED)
             listen(listener)
+            is_first, self._reached = not self._reached, True
             yield Shift(
                 options=self._options,
                 conn=conn,
@@ -165,6 +180,7 @@ class Worker:
                 waker=waker,
                 served=self._served,
                 told=self._told,
+                is_first=is_first,
             )
 
 

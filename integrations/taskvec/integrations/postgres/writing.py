@@ -77,8 +77,10 @@ UPDATE {queue} q SET lease = NULL, leased_until = NULL, attempts = m.attempts, l
     not_before = now() + make_interval(secs => m.pause_s)
 FROM {made} m JOIN held h USING (n) WHERE {same}
 """
+# A row that was gone may be back by now, with chunks that another worker has made of it.
 DROP_CHUNKS = """
-DELETE FROM {chunks} c USING {made} m WHERE m.fate IN ('written', 'gone') AND {same}
+DELETE FROM {chunks} c USING {made} m WHERE {same} AND (m.fate = 'written'
+  OR m.fate = 'gone' AND NOT EXISTS (SELECT FROM {table} d WHERE {standing}))
 """
 ADD_CHUNKS = """
 INSERT INTO {chunks} ({keys}, {columns})
@@ -187,7 +189,7 @@ class _Write:
         if column.embedding:
             self._set(column.embedding, own)
         if column.chunks:
-            self._replace_chunks()
+            self._replace_chunks(own)
         if column.embedding:
             self._run(REJUDGE, **said)
         queued = column.matches("q", "m", own=False, cast=True)
@@ -211,11 +213,12 @@ class _Write:
         self._run(NOTHING_LATER)
         self._run(OWN_PATH)
 
-    def _replace_chunks(self) -> None:
+    def _replace_chunks(self, own: sql.Composable) -> None:
         column = self.column.under(self.column.chunk_keys)
         values = [sql.SQL(f"m.key_{i}::{key.type}") for i, key in enumerate(column.keys, 1)]
         chunks = column.chunk_table
-        self._run(DROP_CHUNKS, chunks=chunks, same=column.matches("c", "m", cast=True))
+        same = column.matches("c", "m", cast=True)
+        self._run(DROP_CHUNKS, chunks=chunks, same=same, standing=own)
         self._run(
             ADD_CHUNKS,
             chunks=chunks,
