@@ -184,6 +184,22 @@ def test_labels_gather_texts_of_a_class(
         assert after.mean() < before.mean()
 
 
+def test_a_lora_of_half_strength_has_half_the_effect(
+    checkpoint: Path, write: Write, tmp_path: Path
+) -> None:
+    start = tmp_path / "start"
+    with Encoder.load(checkpoint, dtype="float32") as encoder:
+        encoder.save(start, layout="hf")
+    given = {"start": "separation", "steps": 1, "learning_rate": 1e-9}
+    given |= {"embedding_learning_rate": 1e-9, "strength": 0.5}
+    folder = train_task(task_settings(checkpoint, write(pairs()), tmp_path / "out", **given))
+    whole = load_file(start / "separation" / "adapter_model.safetensors")
+    half = load_file(folder["legal"] / "adapter_model.safetensors")
+    for name, value in half.items():
+        factor = 0.5 if "_B" in name else 1.0
+        np.testing.assert_allclose(value, factor * whole[name], rtol=1e-4, atol=1e-6)
+
+
 def test_a_lora_may_start_from_one_of_the_models(
     checkpoint: Path, write: Write, tmp_path: Path
 ) -> None:
@@ -475,6 +491,8 @@ def test_data_that_does_not_fit_is_refused_by_name(
         (TaskSettings, 'name = "a"\nout = "o"\ndata = "d"\npassage_name = "a"', "name of its own"),
         (PairsSettings, 'out = "o"\ndata = "d"\nsteps = 0', "steps: Input should be greater"),
         (PairsSettings, 'out = "o"', "data: Field required"),
+        (PairsSettings, 'out = "o"\ndata = "d"\ncosine_weight = 1', "there are no teachers"),
+        (TaskSettings, 'name = "a"\nout = "o"\ndata = "d"\nstrength = 1.5', "strength: Input"),
         (PretrainSettings, 'out = "o"\ndata = "d"\nmask = 1.5', "mask: Input should be less"),
         (PretrainSettings, "out = ", "is no TOML file"),
     ],

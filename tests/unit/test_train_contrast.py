@@ -79,6 +79,26 @@ def test_a_teacher_of_another_opinion_costs_its_divergence(vectors: Tensor) -> N
     assert (weighty - weightless).item() == pytest.approx(2 * divergence, rel=1e-3)
 
 
+def test_cosines_that_are_not_the_teachers_cost_their_squares(vectors: Tensor) -> None:
+    model = Table(vectors)
+    other = functional.normalize(
+        torch.randn(6, 4, generator=torch.Generator().manual_seed(1)), dim=-1
+    )
+    batch, labels = (
+        columns([0, 1], [2, 3], [4, 5]),
+        torch.cat([other[:2], other[2:4], other[4:]], 1),
+    )
+    told = {"temperature": TEMPERATURE, "weight": 1.0}
+    without = TaughtContrast(model, **told)(batch, labels)
+    value = TaughtContrast(model, **told, cosine_weight=3.0)(batch, labels)
+    moved = [
+        (cosine(vectors[query], vectors[passage]) - cosine(other[query], other[passage])) ** 2
+        for query in range(2)
+        for passage in range(2, 6)
+    ]
+    assert (value - without).item() == pytest.approx(3 * sum(moved) / 8, rel=1e-3)
+
+
 def test_what_the_teacher_calls_the_same_passage_is_no_negative(vectors: Tensor) -> None:
     teacher = functional.normalize(torch.eye(6)[[0, 1, 2, 3, 3, 5]], dim=-1)
     labels = torch.cat([teacher[:3], teacher[3:]], 1)

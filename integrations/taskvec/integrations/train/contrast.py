@@ -30,32 +30,43 @@ class VectorLoss(Protocol):
 
 
 class TaughtContrast(nn.Module):
-    """InfoNCE with in-batch negatives, and the divergence from the teachers' ranking.
+    """InfoNCE with in-batch negatives, and how far the model is from its teachers.
 
+    That is the divergence from their ranking, times weight, and the mean square of how far its
+    cosines are from theirs, times cosine_weight: a ranking says little of what lies far behind.
     Columns: anchor, positive, any negatives. The labels, (B, columns · E), are the teachers' unit
     vectors of the columns side by side. A negative that the teachers find nearly equal to a
     query's own passage is left out. Source: arXiv:2409.10173, section 4.2, for InfoNCE.
     """
 
-    def __init__(self, model: SentenceTransformer, *, temperature: float, weight: float) -> None:
+    def __init__(
+        self,
+        model: SentenceTransformer,
+        *,
+        temperature: float,
+        weight: float,
+        cosine_weight: float = 0.0,
+    ) -> None:
         super().__init__()
         self.model = model
         self.temperature = temperature
         self.weight = weight
+        self.cosine_weight = cosine_weight
 
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor) -> Tensor:
         """A scalar. sentence_features: one batch of B rows a column."""
         columns = [self.model(features)["sentence_embedding"] for features in sentence_features]
         wanted = labels.to(columns[0].dtype).chunk(len(columns), dim=-1)
-        scores = _cosines(columns[0], torch.cat(columns[1:])) / self.temperature
-        theirs = torch.cat(wanted[1:])
-        ranking = functional.softmax(_cosines(wanted[0], theirs) / self.temperature, dim=-1)
+        cosines, theirs = (_cosines(own[0], torch.cat(own[1:])) for own in (columns, wanted))
+        scores = cosines / self.temperature
+        ranking = functional.softmax(theirs / self.temperature, dim=-1)
         own = torch.arange(len(scores), device=scores.device)
-        alike = _cosines(wanted[1], theirs) > FALSE_NEGATIVE
+        alike = _cosines(wanted[1], torch.cat(wanted[1:])) > FALSE_NEGATIVE
         alike[own, own] = False
         contrast = functional.cross_entropy(scores.masked_fill(alike, NEVER), own)
         taught = functional.kl_div(scores.log_softmax(-1), ranking, reduction="batchmean")
-        return contrast + self.weight * taught
+        moved = (cosines - theirs).square().mean()
+        return contrast + self.weight * taught + self.cosine_weight * moved
 
 
 class Anchored(nn.Module):
@@ -128,7 +139,10 @@ def pair_loss(model: SentenceTransformer, settings: PairStage) -> nn.Module:
     """The contrast of pairs that a stage's settings ask for, at the full dim."""
     if settings.is_taught:
         return TaughtContrast(
-            model, temperature=settings.temperature, weight=settings.teacher_weight
+            model,
+            temperature=settings.temperature,
+            weight=settings.teacher_weight,
+            cosine_weight=settings.cosine_weight,
         )
     loss: nn.Module = MultipleNegativesRankingLoss(model, scale=1 / settings.temperature)
     return loss

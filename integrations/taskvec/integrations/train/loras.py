@@ -102,10 +102,15 @@ def parameters_of(model: PeftModel, tasks: Sequence[str]) -> dict[str, Tensor]:
     }
 
 
-def save_loras(model: PeftModel, tasks: Sequence[str], folder: Path) -> None:
-    """Write each task's LoRA to a subfolder of its name, in PEFT's files, in float32."""
+def save_loras(
+    model: PeftModel, tasks: Sequence[str], folder: Path, *, strength: float = 1.0
+) -> None:
+    """Write each task's LoRA, times strength, to a subfolder of its name: PEFT's files, float32."""
     model.save_pretrained(str(folder), selected_adapters=[lora_name(task) for task in tasks])
     for task in tasks:
         path = folder / lora_name(task) / "adapter_model.safetensors"
-        tensors = {name: value.float() for name, value in load_file(path).items()}
+        tensors = {
+            name: value.float() * (strength if "_B" in name else 1)
+            for name, value in load_file(path).items()
+        }
         save_file(tensors, path, metadata={"format": "pt"})

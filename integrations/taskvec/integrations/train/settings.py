@@ -88,7 +88,8 @@ class PairStage(RowStage):
     """What the stages share that contrast pairs.
 
     temperature: of the cosines. teachers: sentence-transformers models whose ranking of a batch
-    is learnt too, with weight teacher_weight; several count as their mean. pivot_teachers: more of
+    is learnt too, with weight teacher_weight; several count as their mean. cosine_weight: how much
+    it counts beside that the cosines are theirs, not the ranking alone. pivot_teachers: more of
     them, which read a text's pivot, say its English original, in its place where a column
     `…_pivot` has one: arXiv:2004.09813, section 2.
     """
@@ -97,6 +98,13 @@ class PairStage(RowStage):
     teachers: tuple[str, ...] = ()
     pivot_teachers: tuple[str, ...] = ()
     teacher_weight: Rate = 1.0
+    cosine_weight: Annotated[float, Field(ge=0)] = 0.0
+
+    @model_validator(mode="after")
+    def _of_teachers(self) -> Self:
+        if self.cosine_weight and not self.is_taught:
+            raise ValueError("cosine_weight: there are no teachers whose cosines to learn")
+        return self
 
     @property
     def is_taught(self) -> bool:
@@ -149,6 +157,8 @@ class TaskSettings(PairStage):
     Teachers are of pairs alone; scores and labels keep to the model itself instead.
     anchor: how much it counts, with scores and labels, that the cosines of a batch stay near those
     without the LoRA, their mean a little below. 0 leaves the loss alone, and costs a third less.
+    strength: what is written is that much of the trained LoRA: between the model and it lies what
+    serves texts unlike those trained on better than either, arXiv:2109.01903, section 3.
     embedding_learning_rate: of the LoRAs on tables, where every step moves few rows far.
     """
 
@@ -161,6 +171,7 @@ class TaskSettings(PairStage):
     learning_rate: Rate = 1e-3
     embedding_learning_rate: Rate = 2e-4
     anchor: Annotated[float, Field(ge=0)] = 0.0
+    strength: Annotated[float, Field(gt=0, le=1)] = 1.0
     rank: Positive = 4
     alpha: Rate = 1.0
 

@@ -127,7 +127,7 @@ def train_task(settings: TaskSettings) -> dict[str, Path]:
     if trainer.is_world_process_zero():
         # PEFT writes a card beside the LoRAs, and a kill may come half-way.
         finished = run.folder / "finished"
-        loras.save_loras(trained, names, finished)
+        loras.save_loras(trained, names, finished, strength=settings.strength)
         for folder in folders.values():
             shutil.rmtree(folder, ignore_errors=True)
             (finished / folder.name).replace(folder)

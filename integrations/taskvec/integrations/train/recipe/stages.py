@@ -32,9 +32,7 @@ from taskvec.integrations.train.texts.questions import Question, questions
 from taskvec.integrations.train.texts.wordnet import Gloss, glosses, near_words
 from taskvec.integrations.train.transplant import ROPE_BASE
 
-# The teacher's: the body knows them already. The other tasks have none.
 QUERY, PASSAGE = "retrieval.query", "retrieval.passage"
-PROMPTS = {QUERY: e5.ROLES["query"], PASSAGE: e5.ROLES["passage"]}
 # The tasks that each run trains.
 RUNS = {
     QUERY: (QUERY, PASSAGE),
@@ -52,18 +50,18 @@ PAIRS: Mapping[str, Any] = {
 # What every LoRA's run is told beside its name and data.
 TASK: Mapping[str, Any] = {
     "batch_size": 32,
-    "max_tokens": 64,
+    "max_tokens": 96,
     "rope_base": ROPE_BASE,
 }
 # What each is told beside it; those of scores and labels keep to what the body knows.
 OWN: Mapping[str, Mapping[str, Any]] = {
-    QUERY: {"max_tokens": PAIRS["max_tokens"], "learning_rate": 5e-4, "steps": 130},
+    QUERY: {"max_tokens": 128, "cosine_weight": 50.0},
     "text-matching": {"anchor": 10.0, "steps": 140},
-    "separation": {"anchor": 5.0, "steps": 250},
-    "classification": {"anchor": 5.0, "steps": 250},
+    "separation": {"anchor": 5.0, "steps": 180},
+    "classification": {"anchor": 5.0, "steps": 180},
 }
-# Of the pairs, what the retrieval LoRAs see again: every third one.
-RETRIEVAL_STRIDE = 3
+# Of the pairs, what the retrieval LoRAs see again: every second one.
+RETRIEVAL_STRIDE = 2
 
 
 class Recipe:
@@ -122,7 +120,7 @@ class Recipe:
         with new_folder(out) as scratch:
             with Encoder.load(self.paired, device="cpu", dtype="float32") as encoder:
                 for task, folder in self.loras.items():
-                    encoder.add_task(task, folder, prompt=PROMPTS.get(task, ""))
+                    encoder.add_task(task, folder)
                 encoder.save(scratch / "model", layout="jina", dtype="int8")
             for path in (scratch / "model").iterdir():
                 path.rename(scratch / path.name)
@@ -137,9 +135,7 @@ class Recipe:
                 "data": rows.thin(
                     self._pairs, RETRIEVAL_STRIDE, self.folder / "rows" / "retrieval"
                 ),
-                "prompt": PROMPTS[QUERY],
                 "passage_name": PASSAGE,
-                "passage_prompt": PROMPTS[PASSAGE],
             }
         make = {
             "text-matching": self._scored,
