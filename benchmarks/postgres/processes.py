@@ -66,7 +66,7 @@ def write(dsn: str, seed: int, keys: int, orders: Connection) -> None:
                     done.update(_transaction(conn, chance, keys))
         except psycopg.errors.DeadlockDetected:
             done["deadlock"] += 1
-        except psycopg.OperationalError:
+        except (psycopg.OperationalError, psycopg.Rollback):  # one that the connection cut short
             done["connection lost"] += 1
             time.sleep(0.05)
     orders.send(done)
