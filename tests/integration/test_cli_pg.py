@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import urllib.request
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -114,7 +115,7 @@ def test_what_is_printed_for_people(
 ) -> None:
     assert "nothing is attached" in pg("status")
     attach(pg, checkpoint, "--where", "lang = 'en'")
-    assert '"docs"."embedding: 3 rows embedded, 0 failures' in pg(
+    assert '"docs"."embedding: 3 rows made right, 0 failures' in pg(
         "worker", "--until-empty"
     ).replace('embedding"', "embedding")
     assert "100.00 % of about" in pg("status")
@@ -125,6 +126,53 @@ def test_what_is_printed_for_people(
     assert 'taskvec_queue_rows{column="embedding",id="1",table="docs"} 0.0' in pg(
         "status", "--metrics"
     )
+
+
+def test_what_is_still_to_come_and_what_is_not_there_is_told(
+    pg: Told, db: psycopg.Connection[Any], checkpoint: Path
+) -> None:
+    attach(pg, checkpoint)
+    found = pg("search", "x", "--table", "docs")
+    assert "no row has a vector that fits; about 6 rows wait for `taskvec pg worker`" in found
+    assert "6 waiting, 0 of them queued" in pg("status").replace("\n", " ")
+    waiting = 'taskvec_rows_waiting{column="embedding",id="1",table="docs"} 6.0'
+    assert waiting in pg("status", "--metrics")
+    for action in ("status", "failures", "retry"):
+        pg(action, "--id", "7", code=2)
+        assert "nothing has id 7; attached are 1 (docs embedding)" in pg.err
+    told = pg("detach", "--table", "docs", "--column", "other")
+    assert "nothing was attached; attached are 1 (docs embedding)" in told.replace("\n", " ")
+    pg("search", "x", "--table", "docs", "--where", "id > $1", code=2)
+    assert "the condition has $1, and params are 0" in pg.err
+    pg("search", "x", "--table", "docs", "--where", "lang = %s", "--param", "en", code=2)
+    assert "write $1, $2" in pg.err
+    pg("attach", "--table", "docs", "--source", "title,body", "--model", str(checkpoint), code=2)
+    assert "attached with dim 16 (asked: 32): alter it" in pg.err.replace("\n", " ")
+
+
+def test_failures_of_columns_that_a_role_may_not_read_are_left_out(
+    pg: Told, dsn: str, db: psycopg.Connection[Any], checkpoint: Path
+) -> None:
+    attach(pg, checkpoint)
+    pg("worker", "--until-empty")
+    role = f"role_{uuid.uuid4().hex}"
+    db.execute(f"CREATE ROLE {role} LOGIN")
+    theirs = ("--dsn", dsn.replace("postgres@", f"{role}@"))
+    try:
+        pg("grant", "--table", "docs", "--role", role)
+        more = ("--table", "docs", "--source", "title", "--column", "second", "--dim", "16")
+        pg("attach", *more, "--model", str(checkpoint))
+        db.execute("ALTER TABLE docs ADD CHECK (id <> 3 OR embedding IS NULL) NOT VALID")
+        db.execute("UPDATE docs SET body = 'new', embedding = NULL")
+        pg("worker", "--until-empty", "--attempts", "1", "--id", "1")
+        assert [failure["key"] for failure in pg.json("failures", *theirs)] == [{"id": "3"}]
+        assert pg.json("retry", *theirs) == [{"retried": 1}]
+        pg("failures", *theirs, "--id", "2", code=2)
+        assert "permission denied for table queue_2" in pg.err
+        pg("detach", "--table", "docs", *theirs, code=2)
+        assert "only the role that attached a column" in pg.err
+    finally:
+        db.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
 
 
 def test_search_options(pg: Told, db: psycopg.Connection[Any], checkpoint: Path) -> None:
@@ -198,7 +246,7 @@ def test_a_column_whose_table_is_gone_is_shown_and_detached_by_its_id(
 ) -> None:
     attach(pg, checkpoint)
     db.execute("DROP TABLE docs")
-    assert "; BROKEN, its table was dropped" in pg("status")
+    assert ": BROKEN, its table was dropped; `taskvec pg detach --id`" in pg("status")
     assert pg.json("status")[0]["problem"] == "its table was dropped"
     assert pg.json("worker", "--until-empty") == []
     assert pg.json("failures") == []

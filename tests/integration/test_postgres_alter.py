@@ -154,7 +154,9 @@ def test_chunks_alone_are_altered(dsn: str, db: psycopg.Connection[Any]) -> None
     assert one(db, "SELECT count(*) FROM docs_chunks WHERE id = 3") == 0
 
 
-def test_first_passes_are_built_for_the_successor(dsn: str, db: psycopg.Connection[Any]) -> None:
+def test_first_passes_are_built_for_the_successor(
+    dsn: str, db: psycopg.Connection[Any], caplog: pytest.LogCaptureFixture
+) -> None:
     attached(dsn, dim=300)
     for first_pass in (64, 128, 256, "binary"):
         index_first_pass(dsn, "docs", first_pass)
@@ -165,6 +167,7 @@ def test_first_passes_are_built_for_the_successor(dsn: str, db: psycopg.Connecti
     assert {name for (name,) in names} == {"docs_pkey"} | {
         f"taskvec_2_column_{kind}" for kind in ("full", 64, 128, "binary")
     }
+    assert "the index for a first pass of 256" in caplog.text
     found = search(dsn, "docs", "q", k=3, first_pass=64, embedder=STUB)
     assert len(found) == 3
 

@@ -65,10 +65,20 @@ def _add_attach(actions: Commands) -> None:
     parser.add_argument("--chunk-chars", type=positive, help="longest chunk (default: 800)")
     parser.add_argument("--model", default=DEFAULT_MODEL, help=MODEL_HELP)
     parser.add_argument("--dim", type=positive, help="Matryoshka dim (default: the full dim)")
-    parser.add_argument("--type", choices=("vector", "halfvec"), default="vector")
+    parser.add_argument(
+        "--type",
+        choices=("vector", "halfvec"),
+        default="vector",
+        help="of the column: 4 or 2 bytes a number (default: %(default)s)",
+    )
     parser.add_argument("--task", default="retrieval.passage", help=_task_help("of passages"))
     parser.add_argument("--query-task", default="retrieval.query", help=_task_help("of queries"))
-    parser.add_argument("--index", choices=("hnsw", "none"), default="hnsw")
+    parser.add_argument(
+        "--index",
+        choices=("hnsw", "none"),
+        default="hnsw",
+        help="made over the column (default: %(default)s)",
+    )
     parser.add_argument("--where", help="an SQL condition; other rows have no vector")
     parser.add_argument(
         "--existing",
@@ -101,7 +111,10 @@ def _add_grant(actions: Commands) -> None:
 
 def _add_wait(parser: Parser) -> None:
     parser.add_argument(
-        "--wait", type=seconds, default=WAIT_S, help="for the table's lock, seconds"
+        "--wait",
+        type=seconds,
+        default=WAIT_S,
+        help="for the table's lock, seconds (default: %(default)g)",
     )
 
 
@@ -124,13 +137,26 @@ def _add_worker(actions: Commands) -> None:
     )
     _add_ids(parser)
     parser.add_argument("--model", help="in place of the one that a column was attached with")
-    parser.add_argument("--until-empty", action="store_true", help="stop when nothing is due")
-    parser.add_argument("--batch", type=positive, default=64, help="rows encoded together")
     parser.add_argument(
-        "--lease", type=seconds, default=60.0, help="how long a killed worker's rows wait, seconds"
+        "--until-empty",
+        action="store_true",
+        help="stop when all is embedded or parked; retries and leases are waited for",
     )
-    parser.add_argument("--poll", type=seconds, default=10.0, help="longest sleep, seconds")
-    parser.add_argument("--attempts", type=positive, default=5, help="failures until parked")
+    parser.add_argument(
+        "--batch", type=positive, default=64, help="rows encoded together (default: %(default)g)"
+    )
+    parser.add_argument(
+        "--lease",
+        type=seconds,
+        default=60.0,
+        help="how long a killed worker's rows wait, seconds (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--poll", type=seconds, default=10.0, help="longest sleep, seconds (default: %(default)g)"
+    )
+    parser.add_argument(
+        "--attempts", type=positive, default=5, help="failures until parked (default: %(default)g)"
+    )
     parser.add_argument("--backfill-rate", type=seconds, help="rows a second, over all workers")
     parser.add_argument("--metrics", metavar="PORT", type=port, help="serve Prometheus metrics")
     parser.add_argument("--metrics-address", default="127.0.0.1", help="(default: %(default)s)")
@@ -169,7 +195,9 @@ def _add_search(actions: Commands) -> None:
 def _add_index(actions: Commands) -> None:
     parser = _action(actions, "index", "make the index that a first pass uses, without locking")
     _add_which(parser)
-    parser.add_argument("--first-pass", choices=FIRST_PASSES, required=True)
+    parser.add_argument(
+        "--first-pass", choices=FIRST_PASSES, required=True, help="its dim, or one bit a number"
+    )
 
 
 def _add_alter(actions: Commands) -> None:
@@ -190,7 +218,10 @@ def _add_alter(actions: Commands) -> None:
     ends.add_argument("--swap", action="store_true", help="let the complete successor take over")
     ends.add_argument("--abandon", action="store_true", help="remove the successor")
     parser.add_argument(
-        "--wait", type=seconds, default=WAIT_S, help="for what is due and for locks, seconds"
+        "--wait",
+        type=seconds,
+        default=WAIT_S,
+        help="for what is due and for locks, seconds (default: %(default)g)",
     )
     parser.add_argument(
         "--allow-parked", action="store_true", help="swap although some rows failed"
@@ -206,14 +237,18 @@ def _add_status(actions: Commands) -> None:
     )
     _add_ids(parser)
     parser.add_argument("--exact", action="store_true", help="count the rows, which reads them")
-    parser.add_argument("--over", type=seconds, help="measure rates over so many seconds")
+    parser.add_argument(
+        "--over", metavar="SECONDS", type=seconds, help="measure rates over so many seconds"
+    )
     parser.add_argument("--metrics", action="store_true", help="print Prometheus' text format")
 
 
 def _add_failures(actions: Commands) -> None:
     parser = _action(actions, "failures", "show the rows that could not be embedded, and why")
     _add_ids(parser)
-    parser.add_argument("--limit", type=positive, default=100, help="rows a column")
+    parser.add_argument(
+        "--limit", type=positive, default=100, help="rows a column (default: %(default)g)"
+    )
 
 
 def _add_retry(actions: Commands) -> None:

@@ -176,6 +176,16 @@ def _check(wanted: Column) -> None:
 
 
 def _begin(conn: psycopg.Connection[Any], live: Column, wanted: Column) -> Altered:
+    try:
+        return _begun(conn, live, wanted)
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise SchemaError(
+            f"{live} is altered by the role that attached it, one with its rights or a superuser: "
+            f"{error.diag.message_primary}"
+        ) from error
+
+
+def _begun(conn: psycopg.Connection[Any], live: Column, wanted: Column) -> Altered:
     run(conn, "SELECT pg_advisory_xact_lock($1)", registry.LOCK_KEY)
     registry.require_unmoved(conn, live)
     with fixed_path(conn):

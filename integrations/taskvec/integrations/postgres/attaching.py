@@ -11,6 +11,7 @@ from taskvec.core import Embedder
 from taskvec.core.errors import InputError, SchemaError, StoreError
 from taskvec.core.registry import embedder_or_shared
 from taskvec.integrations.postgres import registry, triggers
+from taskvec.integrations.postgres.choosing import find_relation
 from taskvec.integrations.postgres.chunks import CHUNK_COLUMNS, create_chunks
 from taskvec.integrations.postgres.conditions import Condition, read_condition
 from taskvec.integrations.postgres.following import follow, numbers
@@ -53,6 +54,7 @@ COMPARED = (
     "chunk_characters", "model", "task", "query_task", "dim", "type", "index", "fingerprint",
     "query_fingerprint",
 )  # fmt: skip
+FINGERPRINTS = ("fingerprint", "query_fingerprint")
 
 
 @dataclass(frozen=True)
@@ -163,8 +165,14 @@ def detach(
         known = id if table is None else _attached_id(conn, table, column, chunks)
         with fixed_path(conn):
             found = [] if known is None else registry.rows(conn, known)
-            for row in found:
-                _remove(conn, row, drop=drop)
+            try:
+                for row in found:
+                    _remove(conn, row, drop=drop)
+            except psycopg.errors.InsufficientPrivilege as error:
+                raise SchemaError(
+                    "only the role that attached a column, one with its rights or a superuser "
+                    f"detaches it: {error.diag.message_primary}"
+                ) from error
             return bool(found)
 
     what = f"detaching {table!r}" if table is not None else f"detaching column {id}"
@@ -175,7 +183,8 @@ def detach(
 def _attached_id(
     conn: psycopg.Connection[Any], table: str, column: str | None, chunks: str | None
 ) -> int | None:
-    row = _find(conn, find_table(conn, table), column, _chunk_name(conn, chunks))
+    oid, *_ = find_relation(conn, table)
+    row = _find(conn, oid, column, _chunk_name(conn, chunks))
     return row["id"] if row else None
 
 
@@ -295,13 +304,14 @@ def _refuse_other(
     asked["chunks"] = chunks
     present["chunks"] = (row["chunk_schema"], row["chunk_table"]) if row["chunk_table"] else None
     if present != asked:
-        differ = [
-            f"{name} {present[name]!r} (asked: {asked[name]!r})"
-            for name in asked
-            if present[name] != asked[name]
-        ]
+        names = [name for name in asked if present[name] != asked[name]]
+        # The fingerprints differ with the others, and mean little to a reader.
+        telling = [name for name in names if name not in FINGERPRINTS] or names
+        differ = [f"{name} {present[name]!r} (asked: {asked[name]!r})" for name in telling]
+        alterable = set(telling) <= {*COMPARED} - {"index"}
+        cure = "alter it" if alterable else "detach it, and attach it anew"
         what = wish.embedding or wish.chunks
-        raise SchemaError(f"{what!r} is attached with {', '.join(differ)}: detach it first")
+        raise SchemaError(f"{what!r} is attached with {', '.join(differ)}: {cure}")
 
 
 def _add_column(conn: psycopg.Connection[Any], table: Table, wish: Wish) -> None:

@@ -56,26 +56,33 @@ def _find(
     chunks: str | None,
     state: State,
 ) -> dict[str, Any]:
-    oid, *_ = _relation(conn, table)
+    oid, *_ = find_relation(conn, table)
     present = [row for row in registry.rows(conn) if (row["oid"], row["state"]) == (oid, state)]
     meant = present
     if column is not None:
         meant = [row for row in meant if row["embedding"] == column]
     if chunks is not None:
-        _, *names = _relation(conn, chunks)
+        _, *names = find_relation(conn, chunks)
         meant = [row for row in meant if [row["chunk_schema"], row["chunk_table"]] == names]
     if len(meant) != 1:
         raise _not_one(table, column, chunks, [_spelled(row) for row in present])
     return meant[0]
 
 
-def _relation(conn: psycopg.Connection[Any], table: str) -> tuple[int, str, str]:
+def find_relation(conn: psycopg.Connection[Any], table: str) -> tuple[int, str, str]:
+    """The oid, schema and name of a table as SQL writes it. Raises SchemaError where there is none.
+
+    Of a column whose table is gone, the id says what is meant.
+    """
     try:
         row = run(conn, RELATION, table).fetchone()
     except (psycopg.errors.InvalidName, psycopg.errors.SyntaxError) as error:
         raise SchemaError(f"{table!r} is no table's name: {error.diag.message_primary}") from None
     if row is None:
-        raise SchemaError(f"no table {table!r}: write it as in SQL, with quotes for capitals")
+        raise SchemaError(
+            f"no table {table!r}: write it as in SQL, with quotes for capitals. What was attached "
+            "to a table that is gone, detach by its id, as status has it"
+        )
     return int(row[0]), str(row[1]), str(row[2])
 
 

@@ -1,10 +1,10 @@
 """Rows that could not be encoded: what they are, and how they are tried again."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 from psycopg import sql
@@ -14,6 +14,7 @@ from taskvec.integrations.postgres.queue import ALONE_AFTER
 from taskvec.integrations.postgres.registry import BrokenError, Column, fixed_path
 from taskvec.integrations.postgres.statements import connected, run
 
+Result = TypeVar("Result")
 LOG = logging.getLogger("taskvec.postgres")
 LIST = """
 SELECT to_jsonb(ARRAY[{texts}]), attempts + lost, error, parked, enqueued_at, not_before
@@ -52,12 +53,12 @@ def failures(
 ) -> list[Failure]:
     """Rows that failed, of each column at most `limit`, the parked ones first.
 
-    columns: ids that `attach` returned, which mean their successors as well; None is all.
+    columns: ids that `attach` returned, which mean their successors as well; None is all, but for
+    those whose queue this role may not read, of which the log tells.
     """
     with connected(dsn) as conn, conn.transaction():
-        return [
-            failure for column in _columns(conn, columns) for failure in _list(conn, column, limit)
-        ]
+        found = _each(conn, columns, lambda column: _list(conn, column, limit))
+        return [failure for own in found for failure in own]
 
 
 def retry(
@@ -69,10 +70,25 @@ def retry(
     A row that a writer or a worker has locked is left out: what a writer commits frees it.
     """
     with connected(dsn) as conn, conn.transaction():
-        chosen = _columns(conn, columns)
-        count = sum(_retry(conn, column, waiting) for column in chosen)
+        count = sum(_each(conn, columns, lambda column: _retry(conn, column, waiting)))
         run(conn, "SELECT pg_notify($1, '')", registry.CHANNEL)
         return count
+
+
+def _each(
+    conn: psycopg.Connection[Any], chosen: list[int] | None, act: Callable[[Column], Result]
+) -> list[Result]:
+    """What comes of each column. One that this role may not read is left out, unless chosen."""
+    results = []
+    for column in _columns(conn, chosen):
+        try:
+            with conn.transaction():
+                results.append(act(column))
+        except psycopg.errors.InsufficientPrivilege as error:
+            if chosen is not None:
+                raise
+            LOG.warning("column %s is left alone: %s", column.id, error.diag.message_primary)
+    return results
 
 
 def _retry(conn: psycopg.Connection[Any], column: Column, waiting: bool) -> int:

@@ -22,6 +22,11 @@ GAUGES: tuple[tuple[str, str, Callable[[Status], float]], ...] = (
     ("taskvec_rows", "Rows of the table, estimated", lambda s: s.rows),
     ("taskvec_rows_current", "Rows that need no work, estimated", lambda s: s.embedded),
     ("taskvec_coverage_ratio", "Share of rows that need no work", lambda s: s.coverage / 100),
+    (
+        "taskvec_rows_waiting",
+        "Rows that need work, those to be backfilled and parked included, estimated",
+        lambda s: s.waiting,
+    ),
     ("taskvec_queue_rows", "Rows that wait to be embedded", lambda s: s.queued),
     ("taskvec_queue_leased_rows", "Rows that a worker has in hand", lambda s: s.leased),
     ("taskvec_queue_retrying_rows", "Rows that failed and wait", lambda s: s.retrying),
@@ -31,10 +36,10 @@ GAUGES: tuple[tuple[str, str, Callable[[Status], float]], ...] = (
         "Whether no worker serves it any more",
         lambda s: s.problem is not None,
     ),
-    ("taskvec_queue_lag_seconds", "How long the oldest row waits", lambda s: s.lag_s),
+    ("taskvec_queue_lag_seconds", "How long the oldest row of the queue waits", lambda s: s.lag_s),
 )
 COUNTERS: tuple[tuple[str, str, Callable[[Status], float]], ...] = (
-    ("taskvec_rows_embedded", "Rows embedded", lambda s: s.done),
+    ("taskvec_rows_embedded", "Rows made right, be it by having no vector", lambda s: s.done),
     ("taskvec_rows_failed", "Failures of rows", lambda s: s.failed),
 )
 

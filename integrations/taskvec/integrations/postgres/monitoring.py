@@ -67,8 +67,8 @@ COMMENT ON VIEW taskvec.status IS {version}
 """
 READ = """
 SELECT id, "table", "column", chunks, state, problem, successor_of, model, task, query_task, dim,
-  type, fingerprint, query_fingerprint, rows, embedded, coverage, backfill_done, queued, leased,
-  retrying, parked, lag_s, done, failed, last_done, last_failed, created_at
+  type, fingerprint, query_fingerprint, rows, embedded, coverage, backfill_done, waiting,
+  queued, leased, retrying, parked, lag_s, done, failed, last_done, last_failed, created_at
 FROM taskvec.status WHERE $1::integer[] IS NULL OR id = ANY($1) OR succeeds && $1::integer[]
 ORDER BY id
 """
@@ -85,10 +85,12 @@ class Status:
 
     rows, embedded, coverage: of its table; how many are as they should be; and in per cent.
     Estimates, unless `exact`: then embedded counts the rows with a text and its own vector, and
-    coverage is of the rows that have a text. queued, leased, retrying: rows that wait, that a
+    coverage is of the rows that have a text. waiting: rows that need work, those included that the
+    backfill has yet to reach, and parked ones. queued, leased, retrying: rows in the queue, that a
     worker has in hand, that failed and are tried again. parked: rows that are tried no more.
     problem: why no worker serves the column any more; None where it is well.
-    lag_s: how long the oldest row waits. done, failed: since the column was attached.
+    lag_s: how long the oldest row of the queue waits. done, failed: since the column was attached;
+    done counts a row each time that it is made right, be it by having no vector.
     rate: rows embedded a second, where a time to measure it over was given.
     """
 
@@ -110,6 +112,7 @@ class Status:
     embedded: int
     coverage: float
     backfill_done: bool
+    waiting: int
     queued: int
     leased: int
     retrying: int

@@ -1,5 +1,6 @@
 """A column's queue: one row per key that waits to be encoded, claimed by lease."""
 
+import logging
 import random
 from collections.abc import Sequence
 from contextlib import suppress
@@ -16,6 +17,7 @@ from taskvec.integrations.postgres.halving import Outcome, halving
 from taskvec.integrations.postgres.registry import Column, MovedError, hold
 from taskvec.integrations.postgres.statements import COMMA, each, fill, name, run
 
+LOG = logging.getLogger("taskvec.postgres")
 FIRST_RETRY_S, LONGEST_RETRY_S = 1.0, 3600.0
 LONGEST_ERROR = 2_000
 # A row is lost when its lease runs out, since its worker was killed or cannot be reached, or when
@@ -239,6 +241,9 @@ def fail(
             attempts = row.attempts + 1
             values = (retry_s(attempts), describe(conn, error), attempts >= most_attempts)
             _change(conn, column, FAIL, lease, *values, rows=[row])
+            if attempts >= most_attempts:
+                told = (column, row.keys, attempts, type(error).__name__)
+                LOG.warning("%s: row %s is parked after %d attempts: %s, see failures", *told)
         run(conn, COUNT_FAILED, column.id, len(failed))
 
 

@@ -1,5 +1,6 @@
 """Searches an attached column: the query's own task, filters, a first pass, exact re-ranking."""
 
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -49,6 +50,7 @@ ORDER BY ({vector} {nearest} {query}) + 0 LIMIT {k}"""
 # How the server's plan shows that an index gave the order: rows may then be left out.
 APPROXIMATE = "Order By:"
 # On lines of their own, so that a comment at the filter's end hides nothing.
+PARAMETER = re.compile(r"\$(\d{1,5})\b")
 OF_ROW = "(\n{where}\n)"
 OF_DOCUMENT = "EXISTS (SELECT FROM {table} AS d WHERE {same} AND (\n{where}\n))"
 # The lock that reading takes, before anything is read; a swap needs all others gone. Whether the
@@ -95,6 +97,14 @@ class Question:
                 raise InputError(f"{option} {value!r}: give at least 1")
         if self.params and self.where is None:
             raise InputError(f"params {[*self.params]} without a condition: give where as well")
+        asked = {int(number) for number in PARAMETER.findall(self.where or "")}
+        if asked and max(asked) > len(self.params):
+            raise InputError(
+                f"the condition has ${max(asked)}, and params are {len(self.params)}: give a value "
+                "for each"
+            )
+        if "%s" in (self.where or "") and not asked:
+            raise InputError("the condition has %s: write $1, $2 … for params")
         if self.exact and self.first_pass is not None:
             raise InputError(
                 f"exact with a first pass of {self.first_pass!r}, which an index serves: leave one "

@@ -1,5 +1,6 @@
 """Puts a complete successor in its column's place, in one short transaction."""
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -39,6 +40,7 @@ from taskvec.integrations.postgres.registry import Column, fixed_path
 from taskvec.integrations.postgres.sessions import in_transaction, patiently
 from taskvec.integrations.postgres.statements import OR, connected, fill, name, run
 
+LOG = logging.getLogger("taskvec.postgres")
 WAIT_S = 30.0  # for the successor to be complete, and for the table's lock
 POLL_S = 0.05
 HOLD_S = 10.0
@@ -235,8 +237,13 @@ def _make_indexes(
         if new.index == "hnsw":
             make_index(conn, place, None, concurrently=concurrently)
         for first_pass in FIRST_PASSES:
-            if fits(new, first_pass) and has_index(conn, old, first_pass):
+            if not has_index(conn, old, first_pass):
+                continue
+            if fits(new, first_pass):
                 make_index(conn, place, first_pass, concurrently=concurrently)
+            else:
+                told = (first_pass, live, new.dim)
+                LOG.warning("the index for a first pass of %s of %s goes: its dim is %d now", *told)
 
 
 def _places(

@@ -4,7 +4,7 @@ import argparse
 import csv
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
@@ -53,7 +53,8 @@ def _attach(dsn: str, arguments: argparse.Namespace) -> int:
         wait_s=arguments.wait,
     )
     done = "attached" if made.created else "was attached like this before"
-    _say(arguments, asdict(made), f"{made.name} {done}, with id {made.id}")
+    hint = ": `taskvec pg worker` fills it" if made.created else ""
+    _say(arguments, asdict(made), f"{made.name} {done}, with id {made.id}{hint}")
     return 0
 
 
@@ -73,7 +74,7 @@ def _detach(dsn: str, arguments: argparse.Namespace) -> int:
         wait_s=arguments.wait,
     )
     which = {"id": arguments.id} if arguments.id else {"table": arguments.table}
-    said = "detached" if gone else "nothing was attached"
+    said = "detached" if gone else _nothing_of(dsn)
     name = arguments.table or f"column {arguments.id}"
     _say(arguments, {**which, "detached": gone}, f"{name}: {said}")
     return 0
@@ -94,8 +95,11 @@ def _worker(dsn: str, arguments: argparse.Namespace) -> int:
 
     done = work(dsn, arguments)
     for one in done:
-        said = f"{one.column}: {one.done} rows embedded, {one.failed} failures"
+        see = ": see `taskvec pg failures`" if one.failed else ""
+        said = f"{one.column}: {one.done} rows made right, {one.failed} failures{see}"
         _say(arguments, asdict(one), said)
+    if not done and not arguments.json:
+        output().print("nothing was due")
     return 0
 
 
@@ -120,12 +124,43 @@ def _search(dsn: str, arguments: argparse.Namespace) -> int:
         _say(arguments, row, _shown(row))
     if not found and not arguments.json:
         said = "no row has a vector that fits"
-        output().print(said if found.exact else f"{said}, of those that the index looked at")
+        said = said if found.exact else f"{said}, of those that the index looked at"
+        output().print(said + _to_come(dsn, arguments))
     # Apart from the rows, which a program reads.
     wanted = [found.sql if arguments.sql else None, found.plan]
     for text in filter(None, wanted):
         print(text, file=sys.stderr)
     return 0
+
+
+def _to_come(dsn: str, arguments: argparse.Namespace) -> str:
+    """What to say where rows of the column that is searched still wait."""
+    from taskvec.integrations.postgres.choosing import choose
+    from taskvec.integrations.postgres.monitoring import status
+    from taskvec.integrations.postgres.statements import connected
+
+    with connected(dsn) as conn, conn.transaction():
+        column = choose(conn, arguments.table, arguments.column, arguments.chunks)
+    waiting = sum(one.waiting for one in status(dsn, columns=[column.id]) if one.id == column.id)
+    return f"; about {waiting} rows wait for `taskvec pg worker`" if waiting else ""
+
+
+def _nothing_of(dsn: str, ids: Sequence[int] | None = None) -> str:
+    """What to say where nothing is meant: what is attached instead."""
+    from taskvec.integrations.postgres.monitoring import status
+
+    found = [f"{one.id} ({one.table} {one.column or one.chunks})" for one in status(dsn)]
+    head = f"nothing has id {', '.join(map(str, ids))}" if ids else "nothing was attached"
+    return f"{head}; attached are {', '.join(found) or 'no others'}"
+
+
+def _require_ids(dsn: str, ids: Sequence[int] | None) -> None:
+    """Raise InputError for an id that no column has or had."""
+    from taskvec.integrations.postgres.monitoring import status
+
+    unknown = [one for one in ids or () if not status(dsn, columns=[one])]
+    if unknown:
+        raise InputError(_nothing_of(dsn, unknown))
 
 
 def _index(dsn: str, arguments: argparse.Namespace) -> int:
@@ -212,6 +247,7 @@ def _status(dsn: str, arguments: argparse.Namespace) -> int:
         return 0
     from taskvec.integrations.postgres.monitoring import status
 
+    _require_ids(dsn, arguments.id)
     found = status(dsn, columns=arguments.id, exact=arguments.exact, over_s=arguments.over)
     for one in found:
         _say(arguments, one.record(), _standing(one.record()))
@@ -223,6 +259,7 @@ def _status(dsn: str, arguments: argparse.Namespace) -> int:
 def _failures(dsn: str, arguments: argparse.Namespace) -> int:
     from taskvec.integrations.postgres import failures
 
+    _require_ids(dsn, arguments.id)
     found = failures(dsn, columns=arguments.id, limit=arguments.limit)
     for one in found:
         key = ", ".join(f"{name} {value}" for name, value in one.key.items())
@@ -237,6 +274,7 @@ def _failures(dsn: str, arguments: argparse.Namespace) -> int:
 def _retry(dsn: str, arguments: argparse.Namespace) -> int:
     from taskvec.integrations.postgres import retry
 
+    _require_ids(dsn, arguments.id)
     count = retry(dsn, columns=arguments.id, waiting=arguments.waiting)
     _say(arguments, {"retried": count}, f"{count} rows are due again")
     return 0
@@ -302,10 +340,12 @@ def _standing(record: Mapping[str, Any]) -> str:
     about = "" if record["exact"] else "about "
     rate = "" if record["rate"] is None else f", {record['rate']:.1f} rows/s"
     state = "" if record["state"] == "live" else f" ({record['state']})"
-    broken = f"; BROKEN, {record['problem']}" if record["problem"] else ""
+    head = f"{record['id']}: {record['table']} {place}{state}"
+    if record["problem"]:
+        return one_line(f"{head}: BROKEN, {record['problem']}; `taskvec pg detach --id` removes it")
     return one_line(
-        f"{record['id']}: {record['table']} {place}{state}: {record['coverage']:.2f} % of "
-        f"{about}{record['rows']} rows, {record['queued']} queued, {record['leased']} in hand, "
+        f"{head}: {record['coverage']:.2f} % of {about}{record['rows']} rows, {record['waiting']} "
+        f"waiting, {record['queued']} of them queued, {record['leased']} in hand, "
         f"lag {record['lag_s']:.1f} s, {record['retrying']} retrying, {record['parked']} parked, "
-        f"{record['done']} embedded so far{rate}; {record['fingerprint']}{broken}"
+        f"{record['done']} done so far{rate}; {record['fingerprint']}"
     )
