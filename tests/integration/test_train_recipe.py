@@ -78,12 +78,8 @@ def test_two_stages_make_a_model_with_all_five_tasks(recipe: stages.Recipe, tmp_
     recipe.write(out)
     text = words(3, 6)
     with Encoder.load(out, dtype="float32") as encoder, Encoder.load(recipe.body) as body:
-        assert set(encoder.tasks) == {*stages.PROMPTS, *("separation", "classification")} | {
-            "text-matching"
-        }
-        assert {
-            task: prompt for task, prompt in encoder.prompts.items() if prompt
-        } == stages.PROMPTS
+        assert set(encoder.tasks) == {task for tasks in stages.RUNS.values() for task in tasks}
+        assert not any(encoder.prompts.values())
         vectors = [encoder.encode(text, task=task) for task in (None, *encoder.tasks)]
         assert not np.allclose(vectors[0], body.encode(text), atol=1e-4)
     for i, left in enumerate(vectors):
@@ -132,10 +128,10 @@ def test_a_killed_recipe_goes_on_with_the_rows_and_stages_that_it_has(
         stages.Recipe(recipe.folder, 5)
 
 
-def test_what_is_kept_of_two_stages_takes_their_place(
+def test_what_is_kept_takes_the_place_of_its_stages(
     recipe: stages.Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trained = recipe.paired
+    trained, loras = recipe.paired, recipe.loras
     for name in ("seed.json", "centre.safetensors", "distil/loss.jsonl"):
         (recipe.folder / name).parent.mkdir(exist_ok=True)
         (recipe.folder / name).write_bytes(b"0")
@@ -145,11 +141,18 @@ def test_what_is_kept_of_two_stages_takes_their_place(
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("made again")
 
-    for name in ("train_pairs", "_train"):
-        monkeypatch.setattr(stages if name == "train_pairs" else body, name, refuse)
+    for name in ("train_pairs", "train_task"):
+        monkeypatch.setattr(stages, name, refuse)
+    monkeypatch.setattr(body, "_train", refuse)
     again = stages.Recipe(tmp_path / "again")
     assert again.body.is_dir()
-    assert again.used("pairs") == recipe.used("pairs")
+    for run in ("pairs", "separation"):
+        assert again.used(run) == recipe.used(run)
+    for task, folder in again.loras.items():
+        weights = "adapter_model.safetensors"
+        assert (folder / weights).read_bytes() == (loras[task] / weights).read_bytes()
+        described = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        assert described["base_model_name_or_path"] is None
     with Encoder.load(trained, dtype="float32") as first, Encoder.load(again.paired) as other:
         assert first.dims == other.dims
         assert first.config.rope_base == other.config.rope_base

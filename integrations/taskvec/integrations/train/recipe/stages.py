@@ -56,9 +56,9 @@ TASK: Mapping[str, Any] = {
 # What each is told beside it; those of scores and labels keep to what the body knows.
 OWN: Mapping[str, Mapping[str, Any]] = {
     QUERY: {"max_tokens": 128, "cosine_weight": 50.0},
-    "text-matching": {"anchor": 10.0, "steps": 140},
-    "separation": {"anchor": 5.0, "steps": 180},
-    "classification": {"anchor": 5.0, "steps": 180},
+    "text-matching": {"anchor": 10.0, "steps": 120, "strength": 0.5},
+    "separation": {"anchor": 5.0, "steps": 120, "strength": 0.5},
+    "classification": {"anchor": 5.0, "steps": 120, "strength": 0.5},
 }
 # Of the pairs, what the retrieval LoRAs see again: every second one.
 RETRIEVAL_STRIDE = 2
