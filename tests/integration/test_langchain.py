@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -250,3 +251,78 @@ async def test_async_calls_make_no_thread_each(embeddings: TaskvecEmbeddings) ->
     during = threading.active_count()
     await calls
     assert during <= before + 1
+
+
+def test_cached_tasks_and_dims_share_a_store_and_no_entry(encoder: Encoder) -> None:
+    store = InMemoryByteStore()
+    settings: list[dict[str, Any]] = [
+        {"task": "separation"},
+        {"task": "classification"},
+        {"passage_task": None, "query_task": None},
+        {"dim": 8},
+        {},
+    ]
+    for _ in range(2):  # the second time reads
+        for options in settings:
+            plain = TaskvecEmbeddings(embedder=encoder, **options)
+            kept = cached(plain, store)
+            assert kept.embed_documents(TEXTS) == plain.embed_documents(TEXTS)
+            assert kept.embed_query(TEXTS[0]) == plain.embed_query(TEXTS[0])
+    # A symmetric task has one entry for both roles of a text, others have two.
+    assert len(list(store.yield_keys())) == 3 * len(TEXTS) + 2 * (len(TEXTS) + 1)
+
+
+async def test_what_was_cached_in_one_way_is_read_in_the_other(
+    checkpoint: Path, embeddings: TaskvecEmbeddings
+) -> None:
+    store = InMemoryByteStore()
+    with Encoder.load(checkpoint, dtype="float32") as own:
+        kept = cached(TaskvecEmbeddings(embedder=own, dim=DIM), store)
+        query, documents = kept.embed_query("open"), await kept.aembed_documents(TEXTS)
+    # A closed encoder encodes nothing any more.
+    assert await kept.aembed_query("open") == query == embeddings.embed_query("open")
+    assert kept.embed_documents(TEXTS) == documents == embeddings.embed_documents(TEXTS)
+
+
+@pytest.mark.parametrize("cut", [0, 3, 4, 4 * DIM - 4])
+async def test_an_entry_that_was_cut_short_is_made_again(
+    embeddings: TaskvecEmbeddings, cut: int
+) -> None:
+    store = InMemoryByteStore()
+    kept = cached(embeddings, store)
+    expected = kept.embed_documents(TEXTS)
+    for key in list(store.yield_keys()):
+        [value] = store.mget([key])
+        store.mset([(key, (value or b"")[:cut])])
+    assert kept.embed_documents(TEXTS) == expected
+    assert {len(value or b"") for value in store.mget(list(store.yield_keys()))} == {4 * DIM}
+
+
+def test_threads_share_a_cache_without_mixing_roles(
+    embeddings: TaskvecEmbeddings, tmp_path: Path
+) -> None:
+    kept = cached(embeddings, LocalFileStore(tmp_path))
+    wanted = {
+        "query": [embeddings.embed_query(text) for text in TEXTS],
+        "passage": embeddings.embed_documents(TEXTS),
+    }
+
+    def work(number: int) -> bool:
+        if number % 2:
+            return kept.embed_documents(TEXTS) == wanted["passage"]
+        return [kept.embed_query(text) for text in TEXTS] == wanted["query"]
+
+    with ThreadPoolExecutor(16) as pool:
+        assert all(pool.map(work, range(64)))
+
+
+def test_late_chunks_are_embedded_in_their_document(
+    embeddings: TaskvecEmbeddings, encoder: Encoder
+) -> None:
+    document, spans = "open the file. close it.", [(0, 14), (15, 24)]
+    expected = encoder.encode_chunks(document, spans, dim=DIM)
+    found = embeddings.embed_chunks(document, spans)
+    np.testing.assert_array_equal(np.asarray(found, dtype=np.float32), expected)
+    assert asyncio.run(embeddings.aembed_chunks(document, spans)) == found
+    with pytest.raises(InputError):
+        embeddings.embed_chunks(document, [(0, 99)])

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from taskvec.adapters.prepared import prepared_rows
 from taskvec.core import Embedder, Roles
-from taskvec.core.embedder import Array, Lane, Role
+from taskvec.core.embedder import Array, Lane, Role, Span
 from taskvec.core.errors import MissingExtraError
 from taskvec.core.inputs import check_several
 from taskvec.core.registry import embedder_or_shared
@@ -57,10 +58,14 @@ class TaskvecEmbeddings(BaseModel, Embeddings):
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """Vectors of passages: one list of `dim` floats, of unit length, per text."""
         check_several(texts)
+        made = prepared_rows(self, texts)
+        rest = _but(texts, made)
+        if made and not rest:
+            return list(made.values())
         vectors = self._embedder().encode(
-            texts, task=self._task("passage"), dim=self.dim, show_progress=self.show_progress
+            rest, task=self._task("passage"), dim=self.dim, show_progress=self.show_progress
         )
-        return _rows(vectors)
+        return _merged(made, _rows(vectors))
 
     def embed_query(self, text: str) -> list[float]:
         """The vector of one query: `dim` floats of unit length."""
@@ -71,10 +76,14 @@ class TaskvecEmbeddings(BaseModel, Embeddings):
     async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
         """`embed_documents`, awaited."""
         check_several(texts)
+        made = prepared_rows(self, texts)
+        rest = _but(texts, made)
+        if made and not rest:
+            return list(made.values())
         vectors = await self._embedder().aencode(
-            texts, task=self._task("passage"), dim=self.dim, show_progress=self.show_progress
+            rest, task=self._task("passage"), dim=self.dim, show_progress=self.show_progress
         )
-        return _rows(vectors)
+        return _merged(made, _rows(vectors))
 
     async def aembed_query(self, text: str) -> list[float]:
         """`embed_query`, awaited."""
@@ -82,6 +91,20 @@ class TaskvecEmbeddings(BaseModel, Embeddings):
             [text], task=self._task("query"), dim=self.dim, lane="query"
         )
         return _rows(vectors)[0]
+
+    def embed_chunks(self, document: str, spans: Sequence[Span]) -> list[list[float]]:
+        """Late-chunked vectors of a document's spans: one list of `dim` floats per span.
+
+        spans: half-open ranges of characters. Raises InputError for one outside the document.
+        """
+        task = self._task("passage")
+        return _rows(self._embedder().encode_chunks(document, spans, task=task, dim=self.dim))
+
+    async def aembed_chunks(self, document: str, spans: Sequence[Span]) -> list[list[float]]:
+        """`embed_chunks`, awaited."""
+        task = self._task("passage")
+        vectors = await self._embedder().aencode_chunks(document, spans, task=task, dim=self.dim)
+        return _rows(vectors)
 
     def cache_namespace(self, role: Role) -> str:
         """What the vectors of a role depend on, as the namespace of a cache. Loads the model.
@@ -95,6 +118,9 @@ class TaskvecEmbeddings(BaseModel, Embeddings):
             self.embedder, self.model_name, device=self.device, dtype=self.dtype
         )
 
+    def _vector_dim(self) -> int:
+        return self._embedder().dim if self.dim is None else self.dim
+
     def _task(self, role: Role) -> str | None:
         return Roles.choose(self.task, self.query_task, self.passage_task).task(role)
 
@@ -102,6 +128,18 @@ class TaskvecEmbeddings(BaseModel, Embeddings):
 def _rows(vectors: Array) -> list[list[float]]:
     rows: list[list[float]] = vectors.tolist()
     return rows
+
+
+def _but(texts: list[str], made: dict[int, list[float]]) -> list[str]:
+    return [text for i, text in enumerate(texts) if i not in made] if made else texts
+
+
+def _merged(made: dict[int, list[float]], rows: list[list[float]]) -> list[list[float]]:
+    """Rows in their texts' order, of which `made` has some by their place."""
+    if not made:
+        return rows
+    rest = iter(rows)
+    return [made[i] if i in made else next(rest) for i in range(len(made) + len(rows))]
 
 
 def cached(
@@ -142,10 +180,11 @@ class _RoleStore(BaseStore[str, list[float]]):
         self._store = store
 
     def mget(self, keys: Sequence[str]) -> list[list[float] | None]:
-        return _unpack(self._store.mget(self._keys(keys)))
+        return self._unpack(self._store.mget(self._keys(keys)))
 
     async def amget(self, keys: Sequence[str]) -> list[list[float] | None]:
-        return _unpack(await self._store.amget(await asyncio.to_thread(self._keys, keys)))
+        values = await self._store.amget(await asyncio.to_thread(self._keys, keys))
+        return await asyncio.to_thread(self._unpack, values)
 
     def mset(self, key_value_pairs: Sequence[tuple[str, list[float]]]) -> None:
         self._store.mset(self._pairs(key_value_pairs))
@@ -173,6 +212,12 @@ class _RoleStore(BaseStore[str, list[float]]):
         keys = self._keys([text for text, _ in pairs])
         return [(key, _pack(vector)) for key, (_, vector) in zip(keys, pairs, strict=True)]
 
+    def _unpack(self, values: Sequence[bytes | None]) -> list[list[float] | None]:
+        # What another program cut short is no vector: encoding it again mends it.
+        size = 4 * self._embeddings._vector_dim()
+        whole = (v if v is not None and len(v) == size else None for v in values)
+        return [None if v is None else np.frombuffer(v, dtype="<f4").tolist() for v in whole]
+
 
 def _digest(text: str) -> str:
     return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
@@ -180,9 +225,3 @@ def _digest(text: str) -> str:
 
 def _pack(vector: Sequence[float]) -> bytes:
     return np.asarray(vector, dtype="<f4").tobytes()
-
-
-def _unpack(values: Sequence[bytes | None]) -> list[list[float] | None]:
-    # What another program cut short is no vector: encoding it again mends it.
-    whole = (v if v and len(v) % 4 == 0 else None for v in values)
-    return [None if v is None else np.frombuffer(v, dtype="<f4").tolist() for v in whole]
