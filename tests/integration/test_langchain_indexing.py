@@ -2,16 +2,19 @@
 
 import asyncio
 import threading
+import time
 import uuid
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from langchain_classic.indexes import SQLRecordManager
 from langchain_core.documents import BaseDocumentTransformer, Document
 from langchain_core.indexing import InMemoryRecordManager
 from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
@@ -233,6 +236,16 @@ def test_every_store_is_brought_up_to_date_with_a_record_manager(
     # One word more at its end moves the vectors of all chunks of this document, and of no other.
     changed = [TEXTS[0] + " now", *TEXTS[1:]]
     assert indexed(changed) == (4, CHUNKS - 4, 4)
+
+
+def test_ids_come_in_the_order_of_chunks(opened: Opened) -> None:
+    ids = index_documents(opened.store, documents(), splitter=paragraphs())
+    stored = opened.read()
+    order = [
+        (int(chunk.metadata["source"][0]), chunk.metadata["start_index"])
+        for chunk, _ in (stored[key] for key in ids)
+    ]
+    assert order == sorted(order)
 
 
 def test_a_search_compares_a_query_vector_with_them(opened: Opened, encoder: Encoder) -> None:
@@ -506,6 +519,30 @@ def test_what_is_indexed_already_is_not_encoded_again(checkpoint: Any) -> None:
     assert done["num_skipped"] == CHUNKS
 
 
+def test_a_record_manager_in_a_database_serves_another_run(
+    in_memory: InMemoryVectorStore, tmp_path: Path
+) -> None:
+    for expected in ({"num_added": CHUNKS}, {"num_skipped": CHUNKS}):
+        manager = SQLRecordManager("texts", db_url=f"sqlite:///{tmp_path / 'records'}")
+        manager.create_schema()
+        done = index_documents(
+            in_memory, documents(), splitter=paragraphs(), record_manager=manager
+        )
+        manager.engine.dispose()
+        assert {key: count for key, count in done.items() if count} == expected
+
+
+@pytest.mark.parametrize("metadata", [{}, {"source": None}, {"source": ""}])
+def test_documents_without_a_source_do_not_clean_up_each_other(
+    in_memory: InMemoryVectorStore, metadata: dict[str, Any]
+) -> None:
+    manager = InMemoryRecordManager("texts")
+    for text in ("open the file", "close the file"):
+        made = [Document(text, metadata=metadata)]
+        index_documents(in_memory, made, splitter=paragraphs(), record_manager=manager)
+    assert len(in_memory.store) == 2
+
+
 def test_full_cleanup_removes_documents_that_are_gone(in_memory: InMemoryVectorStore) -> None:
     manager = InMemoryRecordManager("texts")
     options: dict[str, Any] = {"splitter": paragraphs(), "record_manager": manager}
@@ -611,6 +648,20 @@ def test_a_store_that_cannot_delete_needs_no_cleanup(embeddings: TaskvecEmbeddin
     assert done["num_added"] == CHUNKS
 
 
+class Bare(BaseDocumentTransformer):
+    """Drops its documents' metadata."""
+
+    def transform_documents(self, documents: Any, **_: Any) -> list[Document]:
+        return [Document(part) for d in documents for part in d.page_content.split("\n\n")]
+
+
+def test_metadata_stays_with_a_splitter_that_drops_it(
+    in_memory: InMemoryVectorStore, encoder: Encoder
+) -> None:
+    index_documents(in_memory, documents(), splitter=Bare())
+    check_late(held(in_memory), sources(), encoder)
+
+
 class Prefixing(BaseDocumentTransformer):
     def transform_documents(self, documents: Any, **_: Any) -> list[Document]:
         return [Document(f"title: {d.page_content}", metadata=d.metadata) for d in documents]
@@ -678,6 +729,27 @@ def test_a_cancelled_call_does_not_write_ordinary_vectors_later(
 
     asyncio.run(cancel())
     check_late(held(store), sources(), encoder)
+
+
+async def test_event_loop_runs_on_while_documents_are_indexed(
+    in_memory: InMemoryVectorStore,
+) -> None:
+    longest, busy = 0.0, True
+
+    async def watch() -> None:
+        nonlocal longest
+        while busy:
+            before = time.perf_counter()
+            await asyncio.sleep(0.001)
+            longest = max(longest, time.perf_counter() - before)
+
+    watching = asyncio.create_task(watch())
+    texts = [f"{i} " + "open the file\n\nread the list\n\n" * 40 for i in range(40)]
+    started = time.perf_counter()
+    await aindex_documents(in_memory, documents(texts), splitter=paragraphs())
+    took, busy = time.perf_counter() - started, False
+    await watching
+    assert longest < took / 4
 
 
 def test_overlapping_chunks_have_their_own_spans(

@@ -88,7 +88,9 @@ class Cutter:
         self, name: str, number: int, document: Document, piece: Document, span: Span
     ) -> Document:
         own = dict(zip(OWN_KEYS, (name, *span, self._fingerprint), strict=True))
-        metadata = {SOURCE: name} | piece.metadata | own
+        metadata = document.metadata | piece.metadata | own
+        if metadata.get(SOURCE) in (None, ""):
+            metadata[SOURCE] = name
         parts: list[object] = [name, number]
         if self._by_content:
             around = document.page_content if self._late else ""

@@ -99,42 +99,46 @@ class Delivery(VectorStore):
         it wrote with such vectors are deleted.
         """
         rows = self._rows(pieces) if self._late else None
-        written = []
-        for chunks, prepared in self._calls(pieces, rows):
+        written: dict[int, str] = {}
+        for places, chunks, prepared in self._calls(pieces, rows):
+            ids = _ids(chunks)
             with prepared:
-                written += self._store.add_documents(chunks, ids=_ids(chunks), **kwargs)
+                told = self._store.add_documents(chunks, ids=ids, **kwargs)
             if prepared.unasked:
                 gone = False
                 with suppress(Exception):
-                    gone = self._store.delete(_ids(chunks)) is not False
-                raise _unasked(self._store, chunks, prepared, gone=gone)
-        return written
+                    gone = self._store.delete(ids) is not False
+                raise _unasked(self._store, ids, prepared, gone=gone)
+            written |= zip(places, told or ids, strict=True)
+        return [written[place] for place in sorted(written)]
 
     async def awrite(self, pieces: Sequence[Piece], **kwargs: Any) -> list[str]:
         """`write`, awaited."""
         rows = await self._arows(pieces) if self._late else None
-        written = []
-        for chunks, prepared in self._calls(pieces, rows):
+        written: dict[int, str] = {}
+        for places, chunks, prepared in self._calls(pieces, rows):
+            ids = _ids(chunks)
             with prepared:
-                written += await self._store.aadd_documents(chunks, ids=_ids(chunks), **kwargs)
+                told = await self._store.aadd_documents(chunks, ids=ids, **kwargs)
             if prepared.unasked:
                 gone = False
                 with suppress(Exception):
-                    gone = await self._store.adelete(_ids(chunks)) is not False
-                raise _unasked(self._store, chunks, prepared, gone=gone)
-        return written
+                    gone = await self._store.adelete(ids) is not False
+                raise _unasked(self._store, ids, prepared, gone=gone)
+            written |= zip(places, told or ids, strict=True)
+        return [written[place] for place in sorted(written)]
 
     def _calls(
         self, pieces: Sequence[Piece], rows: Rows | None
-    ) -> Iterator[tuple[list[Document], Prepared]]:
-        """What the store is given in each call, with the vectors that it will ask for."""
+    ) -> Iterator[tuple[Sequence[int], list[Document], Prepared]]:
+        """The chunks of each call of the store, and the vectors that it will ask for in it."""
         if rows is None:
-            yield [piece.chunk for piece in pieces], Prepared(None, [], [])
+            yield range(len(pieces)), [piece.chunk for piece in pieces], Prepared(None, [], [])
             return
-        for some in _apart([piece.chunk.page_content for piece in pieces]):
-            chunks = [_own(pieces[i].chunk) for i in some]
+        for places in _apart([piece.chunk.page_content for piece in pieces]):
+            chunks = [_own(pieces[place].chunk) for place in places]
             texts = [chunk.page_content for chunk in chunks]
-            yield chunks, Prepared(self._embeddings, texts, [rows[i] for i in some])
+            yield places, chunks, Prepared(self._embeddings, texts, [rows[p] for p in places])
 
     def _rows(self, pieces: Sequence[Piece]) -> Rows:
         """Late-chunked vectors of chunks; each document is read once."""
@@ -188,12 +192,10 @@ def _apart(texts: Sequence[str]) -> list[list[int]]:
     return [group for group in groups if group]
 
 
-def _unasked(
-    store: VectorStore, chunks: Sequence[Document], prepared: Prepared, *, gone: bool
-) -> StoreError:
-    what = "they were deleted again" if gone else f"delete what has the ids {_ids(chunks)}"
+def _unasked(store: VectorStore, ids: list[str], prepared: Prepared, *, gone: bool) -> StoreError:
+    what = "they were deleted again" if gone else f"delete what has the ids {ids}"
     return StoreError(
         f"{type(store).__name__} did not ask its embeddings for the vectors of "
-        f"{len(prepared.unasked)} of {len(chunks)} chunks, so it copies or changes texts, or gets "
+        f"{len(prepared.unasked)} of {len(ids)} chunks, so it copies or changes texts, or gets "
         f"vectors from elsewhere; {what}. Use another store, or late_chunking=False"
     )

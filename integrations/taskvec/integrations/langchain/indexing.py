@@ -89,6 +89,9 @@ def index_documents(
     is neither encoded nor written, and `cleanup` removes what is gone. Ids then change with all
     that a vector depends on, so a change anywhere in a document writes all its chunks anew.
 
+    What was written before an error stays; the same call again does it over, or goes on from there
+    with a record manager.
+
     Args:
         store: a vector store whose `embeddings` are `TaskvecEmbeddings`.
         documents: those to index, or a loader. Blank ones have no chunks.
