@@ -1,6 +1,7 @@
 """Late-chunked vectors in LangChain's stores, read back from the stores themselves."""
 
 import asyncio
+import sys
 import threading
 import time
 import uuid
@@ -543,6 +544,26 @@ def test_documents_without_a_source_do_not_clean_up_each_other(
     assert len(in_memory.store) == 2
 
 
+@pytest.mark.parametrize(("late", "anew"), [(True, 2), (False, 1)])
+def test_a_change_beside_a_chunk_counts_where_its_vector_knows_of_it(
+    in_memory: InMemoryVectorStore, encoder: Encoder, late: bool, anew: int
+) -> None:
+    manager = InMemoryRecordManager("texts")
+    for added, end in ((2, "close the file"), (anew, "close the path")):
+        text = f"open the file\n\n{end}"
+        done = index_documents(
+            in_memory,
+            [Document(text, id="7", metadata={"source": "0.txt"})],
+            splitter=paragraphs(),
+            late_chunking=late,
+            record_manager=manager,
+        )
+        assert done["num_added"] == added
+        assert len(in_memory.store) == 2
+    if late:
+        check_late(held(in_memory), {"0.txt": text}, encoder)
+
+
 def test_full_cleanup_removes_documents_that_are_gone(in_memory: InMemoryVectorStore) -> None:
     manager = InMemoryRecordManager("texts")
     options: dict[str, Any] = {"splitter": paragraphs(), "record_manager": manager}
@@ -653,6 +674,23 @@ class Bare(BaseDocumentTransformer):
 
     def transform_documents(self, documents: Any, **_: Any) -> list[Document]:
         return [Document(part) for d in documents for part in d.page_content.split("\n\n")]
+
+
+class Interning(BaseDocumentTransformer):
+    """Gives equal chunks as one string object."""
+
+    def transform_documents(self, documents: Any, **_: Any) -> list[Document]:
+        parts = [sys.intern(part) for d in documents for part in d.page_content.split("\n\n")]
+        return [Document(part) for part in parts]
+
+
+def test_equal_chunks_that_are_one_string_keep_their_own_vectors(
+    embeddings: TaskvecEmbeddings, encoder: Encoder
+) -> None:
+    for store in (InMemoryVectorStore(embeddings), FromAnotherThread(embeddings)):
+        texts = [text.replace("\n\na\n", "\n") for text in TEXTS]
+        index_documents(store, documents(texts), splitter=Interning())
+        check_late(held(store), sources(texts), encoder)
 
 
 def test_metadata_stays_with_a_splitter_that_drops_it(
