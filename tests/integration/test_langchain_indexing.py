@@ -26,9 +26,10 @@ from qdrant_client import QdrantClient, models
 from sqlalchemy import text as sql
 
 from taskvec.adapters.langchain import TaskvecEmbeddings, cached
-from taskvec.core import Encoder
+from taskvec.core import Encoder, RemoteEncoder
 from taskvec.core.errors import InputError, StoreError
 from taskvec.integrations.langchain import aindex_documents, index_documents
+from tests.remote_server import serving
 
 DIM = 16
 SHARED = "read the list"
@@ -436,8 +437,9 @@ def test_another_embedding_is_refused(
     from langchain_core.stores import InMemoryByteStore
 
     other = TaskvecEmbeddings(embedder=encoder, dim=8)
-    with pytest.raises(StoreError, match="other embeddings than those given"):
-        index_documents(in_memory, documents(), splitter=paragraphs(), embeddings=other)
+    for given, difference in ((other, "in dim:"), (cached(other, InMemoryByteStore()), "class")):
+        with pytest.raises(StoreError, match=f"other embeddings than those given.*{difference}"):
+            index_documents(in_memory, documents(), paragraphs(), embeddings=given)
     for used in (
         DeterministicFakeEmbedding(size=DIM),
         cached(embeddings, InMemoryByteStore()),
@@ -767,6 +769,17 @@ def test_a_cancelled_call_does_not_write_ordinary_vectors_later(
 
     asyncio.run(cancel())
     check_late(held(store), sources(), encoder)
+
+
+async def test_an_encoder_over_http_makes_the_same_vectors(encoder: Encoder) -> None:
+    with serving(encoder) as server, RemoteEncoder(server.url) as remote:
+        for work in (index_documents, aindex_documents):
+            store = InMemoryVectorStore(TaskvecEmbeddings(embedder=remote, dim=DIM))
+            done = work(store, documents(), splitter=paragraphs(), batch_size=3)
+            ids = done if isinstance(done, list) else await done
+            assert len(ids) == len(store.store) == CHUNKS
+            check_late(held(store), sources(), encoder)
+        await remote.aclose()
 
 
 async def test_event_loop_runs_on_while_documents_are_indexed(

@@ -32,8 +32,8 @@ Cleanup: TypeAlias = Literal["incremental", "full", "scoped_full"]
 def index_documents(
     store: VectorStore,
     documents: Documents,
-    *,
     splitter: BaseDocumentTransformer,
+    *,
     embeddings: TaskvecEmbeddings | None = None,
     late_chunking: bool = True,
     ids: Sequence[str] | None = None,
@@ -48,8 +48,8 @@ def index_documents(
 def index_documents(
     store: VectorStore,
     documents: Documents,
-    *,
     splitter: BaseDocumentTransformer,
+    *,
     embeddings: TaskvecEmbeddings | None = None,
     late_chunking: bool = True,
     ids: Sequence[str] | None = None,
@@ -63,8 +63,8 @@ def index_documents(
 def index_documents(
     store: VectorStore,
     documents: Documents,
-    *,
     splitter: BaseDocumentTransformer,
+    *,
     embeddings: TaskvecEmbeddings | None = None,
     late_chunking: bool = True,
     ids: Sequence[str] | None = None,
@@ -139,8 +139,8 @@ def index_documents(
 async def aindex_documents(
     store: VectorStore,
     documents: AnyDocuments,
-    *,
     splitter: BaseDocumentTransformer,
+    *,
     embeddings: TaskvecEmbeddings | None = None,
     late_chunking: bool = True,
     ids: Sequence[str] | None = None,
@@ -155,8 +155,8 @@ async def aindex_documents(
 async def aindex_documents(
     store: VectorStore,
     documents: AnyDocuments,
-    *,
     splitter: BaseDocumentTransformer,
+    *,
     embeddings: TaskvecEmbeddings | None = None,
     late_chunking: bool = True,
     ids: Sequence[str] | None = None,
@@ -170,8 +170,8 @@ async def aindex_documents(
 async def aindex_documents(
     store: VectorStore,
     documents: AnyDocuments,
-    *,
     splitter: BaseDocumentTransformer,
+    *,
     embeddings: TaskvecEmbeddings | None = None,
     late_chunking: bool = True,
     ids: Sequence[str] | None = None,
@@ -221,9 +221,18 @@ def _embeddings_of(store: VectorStore, given: TaskvecEmbeddings | None) -> Taskv
         )
     if given is not None and given != used:
         raise StoreError(
-            f"{type(store).__name__} has other embeddings than those given: {used!r}, not {given!r}"
+            f"{type(store).__name__} has other embeddings than those given; they differ in "
+            f"{_differences(used, given)}: give the store's own, or none"
         )
     return used
+
+
+def _differences(one: TaskvecEmbeddings, other: object) -> str:
+    """Names of options, for a value may be a URL with a password."""
+    if type(one) is not type(other):
+        return f"their class ({type(one).__name__}, not {type(other).__name__})"
+    names = type(one).model_fields
+    return ", ".join(name for name in names if getattr(one, name) != getattr(other, name))
 
 
 def _check_options(
