@@ -41,6 +41,20 @@ def test_a_splitters_own_start_goes_before_a_search() -> None:
     assert find_spans("ha ho", ["ha", "ho"], [0, 2]) == [(0, 2), (3, 5)]
 
 
+def test_a_start_from_further_back_is_passed_over() -> None:
+    chunks = ["go on.", "stop here.", "go on."]
+    assert find_spans("go on. stop  here. go on.", chunks, [0, -1, 0])[2] == (19, 25)
+
+
+def test_changed_white_space_goes_before_an_equal_text_further_on() -> None:
+    document = "say  it. go on. say it. stop."
+    assert find_spans(document, ["say it.", "go on.", "say it."]) == [(0, 8), (9, 15), (16, 23)]
+
+
+def test_letters_that_a_splitter_leaves_out_are_no_hindrance() -> None:
+    assert find_spans("a1---b2---a1", ["a1", "b2", "a1"]) == [(0, 2), (5, 7), (10, 12)]
+
+
 @pytest.mark.parametrize("chunk", ["One", "one two three", "twoone", "title: one"])
 def test_what_is_no_part_of_the_document_is_refused(chunk: str) -> None:
     with pytest.raises(InputError, match=f"chunk 1, '{chunk}', is no part of its document"):
