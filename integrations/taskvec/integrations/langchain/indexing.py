@@ -78,7 +78,7 @@ def index_documents(
     Each document is read once, as a whole; a chunk's vector (dim,) is pooled from the tokens of its
     span there. The store does what it always does in `add_documents`; it must have been made with
     `TaskvecEmbeddings`, and hand over the chunks' own texts. Any number of threads and tasks may
-    index at once, also into one store.
+    index at once, also into one store if it takes writes of several.
 
     A chunk's metadata is its document's, with `source` (the document's id where it has none),
     `document_id`, `start_index` and `end_index` (a half-open span of characters), and `fingerprint`
