@@ -308,9 +308,11 @@ def test_threads_share_a_cache_without_mixing_roles(
     }
 
     def work(number: int) -> bool:
+        # Texts of several threads may share a batch, which moves the last digits.
         if number % 2:
-            return kept.embed_documents(TEXTS) == wanted["passage"]
-        return [kept.embed_query(text) for text in TEXTS] == wanted["query"]
+            return np.allclose(kept.embed_documents(TEXTS), wanted["passage"], atol=1e-5)
+        queries = [kept.embed_query(text) for text in TEXTS]
+        return np.allclose(queries, wanted["query"], atol=1e-5)
 
     with ThreadPoolExecutor(16) as pool:
         assert all(pool.map(work, range(64)))
