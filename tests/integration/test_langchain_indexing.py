@@ -591,7 +591,10 @@ class Prefixing(BaseDocumentTransformer):
 
 
 def test_a_splitter_that_adds_text_is_refused_by_document(in_memory: InMemoryVectorStore) -> None:
-    with pytest.raises(InputError, match=r"documents\[0\]: chunk 0, 'title: .* is no part"):
+    with pytest.raises(
+        InputError,
+        match=r"documents\[0\]: chunk 0, 'title: .* is no part.*, or late_chunking=False",
+    ):
         index_documents(in_memory, documents(), splitter=Prefixing())
 
 

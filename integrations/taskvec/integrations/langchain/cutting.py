@@ -10,7 +10,7 @@ from langchain_core.documents import BaseDocumentTransformer, Document
 
 from taskvec.core.embedder import Span
 from taskvec.core.errors import InputError
-from taskvec.integrations.langchain.spans import find_spans
+from taskvec.integrations.spans import find_spans
 
 # Ids are derived from it: with another one, every index would be made anew.
 NAMESPACE = UUID("7b0e8a52-3b3c-5d7f-9a0e-0c7f4f1d2e61")
@@ -71,7 +71,7 @@ class Cutter:
                 [_hint(piece) for piece in pieces],
             )
         except InputError as error:
-            raise InputError(f"documents[{number}]: {error}") from None
+            raise InputError(f"documents[{number}]: {error}, or late_chunking=False") from None
         chunks = [
             self._chunk(name, i, document, piece, span)
             for i, (piece, span) in enumerate(zip(pieces, spans, strict=True))

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from langchain_text_splitters import RecursiveCharacterTextSplitter
 
 from taskvec.core.errors import InputError
-from taskvec.integrations.langchain.spans import find_spans
+from taskvec.integrations.spans import find_spans
 
 
 def test_chunks_are_found_in_order() -> None:

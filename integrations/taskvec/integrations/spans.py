@@ -34,7 +34,7 @@ def find_spans(
             shown = repr(chunk if len(chunk) < 40 else f"{chunk[:40]}…")
             raise InputError(
                 f"chunk {number}, {shown}, is no part of its document: use a splitter that only "
-                "cuts, or late_chunking=False"
+                "cuts"
             )
         spans.append(found)
         before = found
