@@ -226,3 +226,21 @@ def test_batches_of_any_size_give_the_same_vectors(encoder: Encoder) -> None:
     one, three, all_ = (embedding.get_text_embedding_batch(TEXTS) for embedding in made)
     np.testing.assert_allclose(one, all_, atol=1e-6)
     np.testing.assert_allclose(three, all_, atol=1e-6)
+
+
+async def test_spans_of_a_document_get_late_chunked_vectors(
+    embedding: TaskvecEmbedding, encoder: Encoder
+) -> None:
+    document, spans = "open a file. close the queue", [(0, 12), (13, 28)]
+    expected = encoder.encode_chunks(document, spans, task="retrieval.passage", dim=16)
+    np.testing.assert_allclose(embedding.get_chunk_embeddings(document, spans), expected, atol=1e-6)
+    awaited = await embedding.aget_chunk_embeddings(document, spans)
+    np.testing.assert_allclose(awaited, expected, atol=1e-6)
+    other = TaskvecEmbedding(embedder=encoder, task="separation")
+    expected = encoder.encode_chunks(document, spans, task="separation")
+    np.testing.assert_allclose(other.get_chunk_embeddings(document, spans), expected, atol=1e-6)
+
+
+def test_a_span_outside_the_document_is_refused(embedding: TaskvecEmbedding) -> None:
+    with pytest.raises(InputError, match="span"):
+        embedding.get_chunk_embeddings("open", [(0, 5)])

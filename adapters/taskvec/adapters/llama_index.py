@@ -7,7 +7,7 @@ from hashlib import sha256
 from typing import Any
 
 from taskvec.core import Embedder, Roles
-from taskvec.core.embedder import Array, Role
+from taskvec.core.embedder import Array, Role, Span
 from taskvec.core.errors import InputError, MissingExtraError
 from taskvec.core.inputs import check_several
 from taskvec.core.registry import embedder_or_shared
@@ -100,6 +100,24 @@ class TaskvecEmbedding(BaseEmbedding):
         return await super(TaskvecEmbedding, self._in_role("passage")).aget_text_embedding_batch(
             texts, show_progress, **kwargs
         )
+
+    def get_chunk_embeddings(self, document: str, spans: Sequence[Span]) -> list[Vector]:
+        """Late-chunked vectors of a document's spans: `dim` floats of unit length for each.
+
+        The document is read once, as a whole, as a passage. spans: half-open ranges of characters;
+        InputError for one outside the document.
+
+        Example:
+            first, second = embedding.get_chunk_embeddings("open it. close it.", [(0, 8), (9, 18)])
+        """
+        task = self._task("passage")
+        return _floats(self._embedder().encode_chunks(document, spans, task=task, dim=self.dim))
+
+    async def aget_chunk_embeddings(self, document: str, spans: Sequence[Span]) -> list[Vector]:
+        """`get_chunk_embeddings`, awaited."""
+        task = self._task("passage")
+        vectors = await self._embedder().aencode_chunks(document, spans, task=task, dim=self.dim)
+        return _floats(vectors)
 
     def __call__(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
         """Give every node a vector; one that a node has already (a late chunk's) stays."""
