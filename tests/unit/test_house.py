@@ -110,7 +110,7 @@ SLOW = ("torch", "transformers", "peft")
         "from taskvec.core import Embedder, RemoteEncoder, Roles, shared_encoder; dir(Roles)",
         "import taskvec.core; dir(taskvec.core); taskvec.core.shared_encoder('starter')",
         "import taskvec.adapters.pgvector, taskvec.adapters.qdrant, taskvec.adapters.langchain",
-        "import taskvec.integrations.langchain",
+        "import taskvec.integrations.langchain, taskvec.integrations.llama_index",
         "from taskvec.integrations.cli import main; main(['--help'])",
         "from taskvec.integrations.cli import main; main(['info', '--help'])",
     ],
