@@ -605,14 +605,20 @@ def test_a_worker_that_serves_no_column_yet_survives_a_lost_connection(
         until(lambda: one(db, "SELECT count(embedding) FROM more"), "the embedding")
 
 
+@pytest.mark.parametrize("answer", [None, ValueError("no such word")])
 def test_a_text_that_takes_a_remote_encoder_down_is_found_and_the_others_embedded(
-    dsn: str, db: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+    dsn: str,
+    db: psycopg.Connection[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    answer: Exception | None,
 ) -> None:
     hurry(monkeypatch)
 
     def break_down(texts: list[str]) -> None:
         if "poison" in texts:
             raise ConnectionError("connection reset by peer")
+        if texts == ["word"] and answer:
+            raise answer
 
     db.execute("UPDATE docs SET text = CASE id WHEN 4 THEN 'poison' ELSE text || '!' END")
     work(dsn, StubEmbedder(break_down), attempts=1)
