@@ -33,7 +33,7 @@ from taskvec.integrations.postgres.writing import BUSY_PAUSE_S, Made, freeze, wr
 LOG = logging.getLogger("taskvec.postgres")
 UPKEEP_S = 60.0
 HEAR_S = 1.0  # between looks at what was notified, while a batch is encoded
-HOPELESS = 8  # troubles of a column in a row, two minutes
+HOPELESS = 8  # troubles of a column in a row, a minute
 SHORTEST_WAIT_S = 0.01
 REGISTRY = 0  # no column's id
 NO_REGISTRY = "`taskvec pg grant` gives a role what a worker needs"
@@ -292,11 +292,10 @@ class Shift:
         """Whether a column was detached or renamed; the registry is read again before all else."""
         self.next_upkeep = 0.0
         try:
-            registry.require_unmoved(self.conn, one.column)
+            with suppress(psycopg.errors.InsufficientPrivilege):  # upkeep tells of it
+                registry.require_unmoved(self.conn, one.column)
         except MovedError:
             return True
-        except psycopg.errors.InsufficientPrivilege:
-            return False  # upkeep tells of it
         return False
 
     def _fill(self, one: Served) -> bool:

@@ -110,10 +110,11 @@ class Worker:
         """Work until `stop` is called; the batch in hand is finished.
 
         until_empty: return when all rows are embedded or parked. Raises StoreError where what is
-        left has been in trouble for two minutes, say for want of disk.
+        left has been in trouble for a minute, say for want of disk.
         A column whose table, key or columns are gone, that the role lacks a right for, or whose
         rows policies may hide from it, is told of in the log, once, and left alone.
-        Raises FingerprintError where a column was made by another model, and StoreError where the
+        Raises FingerprintError where a column was made by another model, SchemaError where this
+        role may not read the registry at the start, and StoreError where the
         server cannot be reached at the start, or is a standby. Later, lost connections are made
         anew.
         """

@@ -157,8 +157,8 @@ class TaskSettings(PairStage):
     Teachers are of pairs alone; scores and labels keep to the model itself instead.
     anchor: how much it counts, with scores and labels, that the cosines of a batch stay near those
     without the LoRA, their mean a little below. 0 leaves the loss alone, and costs a third less.
-    strength: what is written is that much of the trained LoRA: between the model and it lies what
-    serves texts unlike those trained on better than either, arXiv:2109.01903, section 3.
+    strength: what is written is that much of the trained LoRA: less of it keeps more of what the
+    model does with texts unlike those trained on, arXiv:2109.01903, section 3.
     embedding_learning_rate: of the LoRAs on tables, where every step moves few rows far.
     """
 

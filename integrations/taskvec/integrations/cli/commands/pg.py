@@ -158,6 +158,7 @@ def _require_ids(dsn: str, ids: Sequence[int] | None) -> None:
     """Raise InputError for an id that no column has or had."""
     from taskvec.integrations.postgres.monitoring import status
 
+    # One by one, for an id means its successors too.
     unknown = [one for one in ids or () if not status(dsn, columns=[one])]
     if unknown:
         raise InputError(_nothing_of(dsn, unknown))
