@@ -44,7 +44,7 @@ bench-full: $(VENV)/bench  ## the same with all 24 layers and more repeats, more
 bench-postgres: $(VENV)/bench  ## what a Postgres column that embeds itself costs, and a worker's speed
 	$(BIN)/python -m benchmarks.postgres --quick
 
-starter: $(VENV)/dev  ## train the multilingual starter, some hours
+starter: $(VENV)/dev  ## train the packaged model anew, some hours
 	$(BIN)/python -m taskvec.integrations.train.recipe --work build/recipe --out build/starter
 
 starter-figures: $(VENV)/dev  ## measure what `make starter` made, and write its model card

@@ -64,7 +64,7 @@ class Size:
 WIDE = Size("wide", "jina-v3 shape, 6 layers", layers=6, hidden=1024, heads=16, ffn=4096)
 DEEP = Size("deep", "jina-v3 shape, 24 layers", layers=24, hidden=1024, heads=16, ffn=4096)
 SMALL = Size("small", "6 layers, 384 wide", layers=6, hidden=384, heads=12, ffn=1536)
-STARTER = Size("starter", "the packaged starter", layers=6, hidden=384, heads=12, ffn=1536)
+STARTER = Size("starter", "the packaged starter", layers=12, hidden=384, heads=12, ffn=1536)
 
 
 @functools.cache
@@ -116,7 +116,7 @@ def _write_random(folder: Path, size: Size) -> None:
         intermediate_size=size.ffn,
         bos_token_id=bos,
         eos_token_id=eos,
-        pad_token_id=0,
+        pad_token_id=tokenizer().token_to_id("<pad>"),
     )
     torch.manual_seed(0)
     model = JinaEmbeddingsV3Model(config, add_pooling_layer=False).eval()

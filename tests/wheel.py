@@ -12,7 +12,7 @@ CONSTRAINTS = ROOT / "constraints.txt"
 MODULES = ("taskvec/core/py.typed", "taskvec/adapters/py.typed", "taskvec/integrations/py.typed")
 STARTER_FILES = ("model.safetensors", "tokenizer.json", "LICENSE", "NOTICE", "README.md")
 STARTER = tuple(f"taskvec/core/starter/{name}" for name in STARTER_FILES)
-MAX_STARTER_BYTES = 48_000_000
+MAX_STARTER_BYTES = 40_000_000
 USE = """
 import importlib.util, sys
 from taskvec.core import Encoder

@@ -28,11 +28,11 @@ from taskvec.integrations.cli.demo.routes import ROUTES, OnRows, PgvectorRoute, 
 # Where the answer to each question stands, and the modules that stand beside it.
 ANSWERS = (
     "argparse",
-    "subprocess.run",
+    "subprocess.check_output",
     "tempfile.TemporaryDirectory",
     "difflib.Differ",
     "timeit",
-    "fnmatch.fnmatch",
+    "fnmatch",
     "functools.lru_cache",
     "statistics.median",
     "calendar.isleap",
