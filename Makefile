@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := core adapters integrations tests examples benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint types unit wheel bench bench-full bench-postgres starter starter-figures clean
+.PHONY: help demo test test-all lint types unit wheel bench bench-full bench-postgres bench-qdrant starter starter-figures clean
 DEVICE ?= cpu
 # More of the command line, such as `make bench BENCH='--only A,E --isa avx512_core_bf16'`.
 BENCH ?=
@@ -43,6 +43,9 @@ bench-full: $(VENV)/bench  ## the same with all 24 layers and more repeats, more
 
 bench-postgres: $(VENV)/bench  ## what a Postgres column that embeds itself costs, and a worker's speed
 	$(BIN)/python -m benchmarks.postgres --quick
+
+bench-qdrant: $(VENV)/bench  ## recall of Qdrant's searches in stages; encodes 24 000 passages once
+	$(BIN)/python -m benchmarks.qdrant_recall
 
 starter: $(VENV)/dev  ## train the packaged model anew, some hours
 	$(BIN)/python -m taskvec.integrations.train.recipe --work build/recipe --out build/starter
