@@ -6,10 +6,12 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := core adapters integrations tests examples benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint types unit wheel bench bench-full bench-postgres bench-qdrant starter starter-figures clean
+.PHONY: help demo test test-all test-matrix lint types unit wheel bench bench-full bench-postgres bench-qdrant starter starter-figures clean
 DEVICE ?= cpu
 # More of the command line, such as `make bench BENCH='--only A,E --isa avx512_core_bf16'`.
 BENCH ?=
+# Versions alone, such as `make test-matrix MATRIX='1.14.3 1.20.0'`.
+MATRIX ?=
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | expand -t 12
@@ -31,6 +33,9 @@ test-all: lint types wheel $(VENV)/dev  ## the same with the slow tests
 
 unit: $(VENV)/dev  ## all tests but the slow ones
 	$(BIN)/python -m pytest
+
+test-matrix: $(VENV)/dev  ## the Qdrant adapter on every minor version of qdrant-client it works with
+	$(BIN)/python tests/matrix.py $(MATRIX)
 
 wheel: $(VENV)/dev  ## build the wheel and import taskvec.core from it without any extra
 	$(BIN)/python tests/wheel.py

@@ -1,9 +1,11 @@
 """What every test may use: a tiny encoder and a real PostgreSQL."""
 
+import os
 import subprocess
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -26,7 +28,13 @@ def pytest_report_header() -> str:
     ).stdout.strip()
     control = next(binaries.parent.rglob("vector.control")).read_text()
     version = control.split("default_version = '")[1].split("'")[0]
-    return f"{server}, pgvector {version}, psycopg {psycopg.__version__}"
+    client = metadata.version("qdrant-client")
+    asked = os.environ.get("TASKVEC_TEST_QDRANT_CLIENT", client)  # see tests/matrix.py
+    if asked != client:
+        raise pytest.UsageError(f"qdrant-client {asked} is asked for, {client} is imported")
+    qdrant = os.environ.get("TASKVEC_TEST_QDRANT_URL", "its local engine")
+    drivers = f"psycopg {psycopg.__version__}, qdrant-client {client} on {qdrant}"
+    return f"{server}, pgvector {version}, {drivers}"
 
 
 @pytest.fixture(scope="session")
