@@ -1,180 +1,132 @@
-"""One suite for every adapter: the right task and dim in each role, and the core's own vectors.
+"""One suite for every adapter, store and integration: each role its task, and the core's vectors.
 
-A new adapter is a class with `query` and `passages`, and one line in ADAPTERS.
+A new one is a class like those beside this file, and one line in ADAPTERS; see `Adapter`.
 """
 
-import asyncio
+import inspect
+import re
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psycopg
 import pytest
-from qdrant_client import AsyncQdrantClient, QdrantClient, models
+from psycopg import sql
 
-from taskvec.adapters.langchain import TaskvecEmbeddings
-from taskvec.adapters.llama_index import TaskvecEmbedding
-from taskvec.adapters.pgvector import PgVectors
-from taskvec.adapters.qdrant import enable_inference, points, query_vector
-from taskvec.core import Encoder
+from taskvec.core import Embedder, Encoder
 from taskvec.core.embedder import Array
-from taskvec.core.errors import DimensionError, TaskError
-
-TEXTS = ["read a json file", "the lock of a thread", "time and date", "", " ", "nul \0 inside"]
-FULL = 32
-
-
-class LangChain:
-    def __init__(self, options: dict[str, Any]) -> None:
-        self.embeddings = TaskvecEmbeddings(**options)
-
-    def query(self, text: str) -> Any:
-        return self.embeddings.embed_query(text)
-
-    def passages(self, texts: list[str]) -> Any:
-        return self.embeddings.embed_documents(texts)
-
-
-class LangChainAsync(LangChain):
-    def query(self, text: str) -> Any:
-        return asyncio.run(self.embeddings.aembed_query(text))
-
-    def passages(self, texts: list[str]) -> Any:
-        return asyncio.run(self.embeddings.aembed_documents(texts))
-
-
-class LlamaIndex:
-    def __init__(self, options: dict[str, Any]) -> None:
-        if "model" in options:
-            options = options | {"model_name": options["model"]}
-            del options["model"]
-        self.embedding = TaskvecEmbedding(**options)
-
-    def query(self, text: str) -> Any:
-        return self.embedding.get_query_embedding(text)
-
-    def passages(self, texts: list[str]) -> Any:
-        return self.embedding.get_text_embedding_batch(texts)
-
-
-class LlamaIndexAsync(LlamaIndex):
-    def query(self, text: str) -> Any:
-        return asyncio.run(self.embedding.aget_query_embedding(text))
-
-    def passages(self, texts: list[str]) -> Any:
-        return asyncio.run(self.embedding.aget_text_embedding_batch(texts))
-
-
-class LlamaIndexOneByOne(LlamaIndex):
-    def passages(self, texts: list[str]) -> Any:
-        return [self.embedding.get_text_embedding(text) for text in texts]
-
-
-class Qdrant:
-    """Reads vectors out of the store: a query's from its dot products with the axes."""
-
-    def __init__(self, options: dict[str, Any]) -> None:
-        self.name = f"taskvec/{options.get('model', 'starter')}"
-        self.dim = options.get("dim", FULL)
-        self.client = QdrantClient(":memory:")
-        enable_inference(self.client, **options)
-        params = models.VectorParams(size=self.dim, distance=models.Distance.DOT)
-        for collection in ("axes", "texts"):
-            self.client.create_collection(collection, vectors_config=params)
-        axes = np.eye(self.dim).tolist()
-        self.client.upsert(
-            "axes", [models.PointStruct(id=i, vector=axis) for i, axis in enumerate(axes)]
-        )
-
-    def document(self, text: str) -> models.Document:
-        return models.Document(text=text, model=self.name)
-
-    def query(self, text: str) -> Any:
-        found = self.client.query_points("axes", self.document(text), limit=self.dim).points
-        return [point.score for point in sorted(found, key=lambda point: point.id)]
-
-    def passages(self, texts: list[str]) -> Any:
-        made = [models.PointStruct(id=i, vector=self.document(t)) for i, t in enumerate(texts)]
-        self.client.upload_points("texts", made)
-        found = self.client.retrieve("texts", range(len(texts)), with_vectors=True)
-        return [point.vector for point in found]
-
-
-class QdrantAsync:
-    def __init__(self, options: dict[str, Any]) -> None:
-        self.options = options
-
-    async def used(self, text: str, *, is_query: bool) -> Any:
-        client = AsyncQdrantClient(":memory:")
-        enable_inference(client, **self.options)
-        dim = self.options.get("dim", FULL)
-        params = models.VectorParams(size=dim, distance=models.Distance.DOT)
-        await client.create_collection("some", vectors_config=params)
-        document = models.Document(
-            text=text, model=f"taskvec/{self.options.get('model', 'starter')}"
-        )
-        if not is_query:
-            await client.upsert("some", [models.PointStruct(id=0, vector=document)])
-            return (await client.retrieve("some", [0], with_vectors=True))[0].vector
-        axes = [models.PointStruct(id=i, vector=a) for i, a in enumerate(np.eye(dim).tolist())]
-        await client.upsert("some", axes)
-        found = (await client.query_points("some", document, limit=dim)).points
-        return [point.score for point in sorted(found, key=lambda point: point.id)]
-
-    def query(self, text: str) -> Any:
-        return asyncio.run(self.used(text, is_query=True))
-
-    def passages(self, texts: list[str]) -> Any:
-        return [asyncio.run(self.used(text, is_query=False)) for text in texts]
-
-
-class QdrantPoints:
-    """The two functions that need no hook in the client."""
-
-    def __init__(self, options: dict[str, Any]) -> None:
-        self.for_query = {k: v for k, v in options.items() if k != "passage_task"}
-        self.for_points = {k: v for k, v in options.items() if k != "query_task"}
-
-    def query(self, text: str) -> Any:
-        return query_vector(text, **self.for_query)
-
-    def passages(self, texts: list[str]) -> Any:
-        return [point.vector for point in points(texts, **self.for_points)]
-
-
-class Pgvector:
-    def __init__(self, options: dict[str, Any]) -> None:
-        self.vectors = PgVectors(**options)
-
-    def query(self, text: str) -> Any:
-        return self.vectors.query(text).to_numpy()
-
-    def passages(self, texts: list[str]) -> Any:
-        return [value.to_numpy() for value in self.vectors.passages(texts)]
-
-
-class PgvectorAsync(Pgvector):
-    def query(self, text: str) -> Any:
-        return asyncio.run(self.vectors.aquery(text)).to_numpy()
-
-    def passages(self, texts: list[str]) -> Any:
-        return [value.to_numpy() for value in asyncio.run(self.vectors.apassages(texts))]
-
-
-ADAPTERS = [
+from taskvec.core.errors import DimensionError, FingerprintError, TaskError
+from tests.checkpoints import tiny_checkpoint
+from tests.conformance.adapter import DOCUMENT, Adapter, Place
+from tests.conformance.adapters import (
     LangChain,
     LangChainAsync,
+    LangChainCached,
     LlamaIndex,
     LlamaIndexAsync,
+    LlamaIndexCached,
     LlamaIndexOneByOne,
+    LlamaIndexPipeline,
+    Pgvector,
+    PgvectorAsync,
+    Qdrant,
+    QdrantAsync,
+    QdrantPoints,
+)
+from tests.conformance.workflows import (
+    CommandLinePostgres,
+    CommandLineQdrant,
+    LangChainIndexed,
+    LlamaIndexParsed,
+    PostgresColumn,
+)
+from tests.remote_server import serving
+
+ADAPTERS: list[type[Adapter]] = [
+    LangChain,
+    LangChainAsync,
+    LangChainCached,
+    LangChainIndexed,
+    LlamaIndex,
+    LlamaIndexAsync,
+    LlamaIndexCached,
+    LlamaIndexOneByOne,
+    LlamaIndexParsed,
+    LlamaIndexPipeline,
     Qdrant,
     QdrantAsync,
     QdrantPoints,
     Pgvector,
     PgvectorAsync,
+    PostgresColumn,
+    CommandLineQdrant,
+    CommandLinePostgres,
 ]
 
-pytestmark = [pytest.mark.parametrize("adapter", ADAPTERS)]
+TEXTS = ["read a json file", "the lock of a thread", "time and date"]
+# What a text may be beside words, by what a store may refuse to take.
+ODD = {
+    "composed": "caf\u00e9 \u00c5ngstr\u00f6m",
+    "decomposed": "cafe\u0301 A\u030angstro\u0308m",
+    "emoji": "\U0001f469\u200d\U0001f680 open \U0001f44b\U0001f3fd",
+    "right to left": "\u05e9\u05dc\u05d5\u05dd \u0645\u0631\u062d\u0628\u0627 file",
+    "empty": "",
+    "blank": " \n",
+    "nul": "nul \0 inside",
+    "surrogate": "half \ud83d of a pair",
+}
+KINDS = {"empty": "blank"}  # an empty text is a blank one
+
+
+def having(wanted: Callable[[type[Adapter]], object]) -> pytest.MarkDecorator:
+    """The adapters that can do what a test is about."""
+    return pytest.mark.parametrize("adapter", [made for made in ADAPTERS if wanted(made)])
+
+
+every = having(lambda _: True)
+
+
+@pytest.fixture(scope="module")
+def database(server: str) -> Iterator[str]:
+    """The DSN of a database for all of the suite; its adapters use tables of their own."""
+    name = sql.Identifier("conformance")
+    with psycopg.connect(server, autocommit=True) as admin:
+        admin.execute(sql.SQL("CREATE DATABASE {}").format(name))
+        own = server.replace("/postgres?", "/conformance?")
+        with psycopg.connect(own, autocommit=True) as conn:
+            conn.execute("CREATE EXTENSION vector")
+        yield own
+        admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(name))
+
+
+@pytest.fixture(scope="module")
+def url_of() -> Iterator[Callable[[Embedder], str]]:
+    """The URL of an encoder, which is served from when it is first asked for."""
+    with ExitStack() as stack:
+        urls: dict[int, str] = {}
+
+        def served(embedder: Embedder) -> str:
+            if id(embedder) not in urls:
+                urls[id(embedder)] = stack.enter_context(serving(embedder)).url
+            return urls[id(embedder)]
+
+        yield served
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Encoder]:
+    """A model of the same shape with other weights."""
+    folder = tiny_checkpoint(tmp_path_factory.mktemp("checkpoints") / "other", seed=1)
+    with Encoder.load(folder, dtype="float32") as loaded:
+        yield loaded
+
+
+@pytest.fixture
+def place(tmp_path: Path, database: str, url_of: Callable[[Embedder], str]) -> Place:
+    return Place(tmp_path, database, url_of)
 
 
 def close(given: Any, expected: Array, tolerance: float = 1e-6) -> bool:
@@ -182,75 +134,172 @@ def close(given: Any, expected: Array, tolerance: float = 1e-6) -> bool:
     return array.shape == expected.shape and bool(np.abs(array - expected).max() <= tolerance)
 
 
-def test_query_gets_the_query_task(adapter: Any, encoder: Encoder) -> None:
-    made = adapter({"embedder": encoder}).query(TEXTS[0])
+def test_the_class_that_contributing_shows_is_one_of_these() -> None:
+    page = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    [shown] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert shown == inspect.getsource(Pgvector)
+
+
+@every
+def test_query_gets_the_query_task(adapter: Any, place: Place, encoder: Encoder) -> None:
+    made = adapter({"embedder": encoder}, place).query(TEXTS[0])
     assert close(made, encoder.encode(TEXTS[0], task="retrieval.query"))
     assert not close(made, encoder.encode(TEXTS[0], task="retrieval.passage"), 1e-2)
 
 
-def test_passages_get_the_passage_task(adapter: Any, encoder: Encoder) -> None:
-    made = adapter({"embedder": encoder}).passages(TEXTS)
+@every
+def test_passages_get_the_passage_task(adapter: Any, place: Place, encoder: Encoder) -> None:
+    made = adapter({"embedder": encoder}, place).passages(TEXTS)
     assert close(made, encoder.encode(TEXTS, task="retrieval.passage"))
     assert not close(made, encoder.encode(TEXTS, task="retrieval.query"), 1e-2)
 
 
-def test_dim_arrives_in_both_roles(adapter: Any, encoder: Encoder) -> None:
-    made = adapter({"embedder": encoder, "dim": 8})
+@every
+def test_dim_arrives_in_both_roles(adapter: Any, place: Place, encoder: Encoder) -> None:
+    made = adapter({"embedder": encoder, "dim": 8}, place)
     assert close(made.query(TEXTS[0]), encoder.encode(TEXTS[0], task="retrieval.query", dim=8))
     assert close(made.passages(TEXTS), encoder.encode(TEXTS, task="retrieval.passage", dim=8))
 
 
-def test_shorthand_task_serves_both_roles(adapter: Any, encoder: Encoder) -> None:
-    made = adapter({"embedder": encoder, "task": "text-matching"})
+@having(lambda made: made.tasks)
+def test_shorthand_task_serves_both_roles(adapter: Any, place: Place, encoder: Encoder) -> None:
+    made = adapter({"embedder": encoder, "task": "text-matching"}, place)
     assert close(made.query(TEXTS[0]), encoder.encode(TEXTS[0], task="text-matching"))
     assert close(made.passages(TEXTS), encoder.encode(TEXTS, task="text-matching"))
 
 
-def test_each_role_takes_a_task_of_its_own(adapter: Any, encoder: Encoder) -> None:
+@having(lambda made: made.tasks)
+def test_each_role_takes_a_task_of_its_own(adapter: Any, place: Place, encoder: Encoder) -> None:
     options = {"query_task": "separation", "passage_task": "classification"}
-    made = adapter({"embedder": encoder} | options)
+    made = adapter({"embedder": encoder} | options, place)
     assert close(made.query(TEXTS[0]), encoder.encode(TEXTS[0], task="separation"))
     assert close(made.passages(TEXTS), encoder.encode(TEXTS, task="classification"))
 
 
-def test_no_task_means_base_weights(adapter: Any, encoder: Encoder) -> None:
-    made = adapter({"embedder": encoder, "query_task": None, "passage_task": None})
+@having(lambda made: made.tasks)
+def test_no_task_means_base_weights(adapter: Any, place: Place, encoder: Encoder) -> None:
+    made = adapter({"embedder": encoder, "query_task": None, "passage_task": None}, place)
     assert close(made.query(TEXTS[0]), encoder.encode(TEXTS[0]))
     assert close(made.passages(TEXTS), encoder.encode(TEXTS))
 
 
+@having(lambda made: made.folders)
 def test_model_name_finds_the_shared_encoder(
-    adapter: Any, encoder: Encoder, checkpoint: Path
+    adapter: Any, place: Place, encoder: Encoder, checkpoint: Path
 ) -> None:
-    made = adapter({"model": str(checkpoint), "dtype": "float32"})
+    made = adapter({"model": str(checkpoint), "dtype": "float32"}, place)
     assert close(made.query(TEXTS[0]), encoder.encode(TEXTS[0], task="retrieval.query"))
     assert close(made.passages(TEXTS), encoder.encode(TEXTS, task="retrieval.passage"))
 
 
-def test_no_passages_are_no_vectors(adapter: Any, encoder: Encoder) -> None:
-    assert adapter({"embedder": encoder}).passages([]) == []
+@every
+def test_model_may_be_a_servers_url(adapter: Any, place: Place, encoder: Encoder) -> None:
+    made = adapter({"model": place.url_of(encoder), "dim": 16}, place)
+    assert close(made.query(TEXTS[0]), encoder.encode(TEXTS[0], task="retrieval.query", dim=16))
+    assert close(made.passages(TEXTS), encoder.encode(TEXTS, task="retrieval.passage", dim=16))
 
 
-def test_unknown_task_is_refused_at_first_use(adapter: Any, encoder: Encoder) -> None:
-    made = adapter({"embedder": encoder, "task": "retrieval"})
-    with pytest.raises(TaskError, match="retrieval"):
-        made.query(TEXTS[0])
-    with pytest.raises(TaskError, match="retrieval"):
-        made.passages(TEXTS)
+@every
+def test_no_passages_are_no_vectors(adapter: Any, place: Place, encoder: Encoder) -> None:
+    assert adapter({"embedder": encoder}, place).passages([]) == []
 
 
-def test_unknown_dim_is_refused_at_first_use(adapter: Any, encoder: Encoder) -> None:
-    made = adapter({"embedder": encoder, "dim": 9})
+@every
+def test_a_vector_does_not_depend_on_its_batch(
+    adapter: Any, place: Place, encoder: Encoder
+) -> None:
+    made = adapter({"embedder": encoder}, place)
+    together = np.array(made.passages([*TEXTS, "x " * 100 + "x"]))[:1]
+    assert close(adapter({"embedder": encoder}, place).passages(TEXTS[:1]), together, 1e-5)
+
+
+@every
+def test_texts_of_any_script_come_in_unchanged(
+    adapter: Any, place: Place, encoder: Encoder
+) -> None:
+    texts = [text for kind, text in ODD.items() if KINDS.get(kind, kind) not in adapter.refuses]
+    made = adapter({"embedder": encoder}, place)
+    assert close(made.passages(texts), encoder.encode(texts, task="retrieval.passage"))
+    for text in texts[:4]:
+        assert close(made.query(text), encoder.encode(text, task="retrieval.query"))
+
+
+@having(lambda made: made.tasks)
+def test_unknown_task_is_refused_at_first_use(adapter: Any, place: Place, encoder: Encoder) -> None:
+    with pytest.raises(TaskError, match="'retrieval'"):
+        adapter({"embedder": encoder, "task": "retrieval"}, place).query(TEXTS[0])
+    with pytest.raises(TaskError, match="'retrieval'"):
+        adapter({"embedder": encoder, "task": "retrieval"}, place).passages(TEXTS)
+
+
+@every
+def test_unknown_dim_is_refused_at_first_use(adapter: Any, place: Place, encoder: Encoder) -> None:
     with pytest.raises(DimensionError, match="9"):
-        made.query(TEXTS[0])
+        adapter({"embedder": encoder, "dim": 9}, place).query(TEXTS[0])
     with pytest.raises(DimensionError, match="9"):
-        made.passages(TEXTS)
+        adapter({"embedder": encoder, "dim": 9}, place).passages(TEXTS)
 
 
-def test_many_threads_each_get_their_own_vectors(adapter: Any, encoder: Encoder) -> None:
-    made = adapter({"embedder": encoder})
-    texts = [f"list {i} of the queue" for i in range(40)]
-    expected = encoder.encode(texts, task="retrieval.query")
-    with ThreadPoolExecutor(16) as pool:
-        given = list(pool.map(made.query, texts))
-    assert close(given, expected, 1e-5)
+@having(lambda made: made.threads > 1)
+def test_threads_of_both_roles_each_get_their_own_vectors(
+    adapter: Any, place: Place, encoder: Encoder
+) -> None:
+    made = adapter({"embedder": encoder}, place)
+    texts = [f"list {i} of the queue" for i in range(max(made.threads, 16))]
+
+    def ask(i: int) -> Any:
+        return made.query(texts[i]) if i % 2 else made.passages([texts[i]])[0]
+
+    with ThreadPoolExecutor(made.threads) as pool:
+        given = list(pool.map(ask, range(len(texts))))
+    tasks = ["retrieval.query" if i % 2 else "retrieval.passage" for i in range(len(texts))]
+    assert close(given, encoder.encode(texts, task=tasks), 1e-5)
+
+
+@having(lambda made: hasattr(made, "chunked"))
+def test_chunks_are_read_in_their_document(adapter: Any, place: Place, encoder: Encoder) -> None:
+    spans, vectors = adapter({"embedder": encoder, "dim": 16}, place).chunked(DOCUMENT)
+    assert [DOCUMENT[first:last].strip() for first, last in spans] == DOCUMENT.split("\n\n")
+    assert close(vectors, encoder.encode_chunks(DOCUMENT, spans, dim=16))
+    alone = [DOCUMENT[first:last] for first, last in spans]
+    assert not close(vectors, encoder.encode(alone, task="retrieval.passage", dim=16), 1e-3)
+
+
+@having(lambda made: hasattr(made, "asked_by"))
+def test_kept_vectors_answer_no_other_model(
+    adapter: Any, place: Place, encoder: Encoder, other: Encoder
+) -> None:
+    made = adapter({"embedder": encoder}, place)
+    made.passages(TEXTS)
+    made.asked_by(encoder)
+    with pytest.raises(FingerprintError):
+        made.asked_by(other)
+
+
+@having(lambda made: made.new_cache)
+def test_one_cache_serves_all_settings_and_models(
+    adapter: Any, place: Place, encoder: Encoder, other: Encoder
+) -> None:
+    cache = adapter.new_cache()
+    settings: list[tuple[Encoder, dict[str, Any]]] = [
+        (encoder, {}),
+        (encoder, {"dim": 8}),
+        (encoder, {"task": "separation"}),
+        (other, {}),
+    ]
+    kept = []
+    for model, options in settings:
+        made = adapter({"embedder": model, "cache": cache} | options, place)
+        query, passage = (
+            model.encode(
+                TEXTS, task=options.get("task", f"retrieval.{role}"), dim=options.get("dim")
+            )
+            for role in ("query", "passage")
+        )
+        assert close(made.passages(TEXTS), passage)
+        assert close(made.query(TEXTS[0]), query[0])  # the same text in the other role
+        kept.append((made, passage))
+    before = encoder.stats().texts + other.stats().texts
+    for made, passage in kept:
+        assert close(made.passages(TEXTS), passage)
+    assert encoder.stats().texts + other.stats().texts == before
