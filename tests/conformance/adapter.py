@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from taskvec.core import Embedder
+from taskvec.core import Embedder, RemoteEncoder
 from taskvec.core.embedder import Span
+from taskvec.core.registry import _SHARED
 
 FULL = 32  # the tiny model's dim
 AXES = np.eye(FULL, dtype=np.float32)
@@ -77,8 +78,17 @@ class Kept(Adapter):
 
 
 def awaited(coroutine: Any) -> Any:
-    """What a coroutine returns, in an event loop of its own."""
-    return asyncio.run(coroutine)
+    """What a coroutine returns, in an event loop of its own, whose connections are closed."""
+
+    async def run() -> Any:
+        try:
+            return await coroutine
+        finally:
+            for shared in list(_SHARED.values()):
+                if isinstance(shared._loaded, RemoteEncoder):
+                    await shared._loaded.aclose()
+
+    return asyncio.run(run())
 
 
 def paragraphs(document: str) -> list[Span]:

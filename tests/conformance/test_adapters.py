@@ -16,7 +16,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from taskvec.core import Embedder, Encoder
+from taskvec.core import Embedder, Encoder, shared_encoder
 from taskvec.core.embedder import Array
 from taskvec.core.errors import DimensionError, FingerprintError, TaskError
 from tests.checkpoints import tiny_checkpoint
@@ -114,6 +114,8 @@ def url_of() -> Iterator[Callable[[Embedder], str]]:
             return urls[id(embedder)]
 
         yield served
+        for url in urls.values():
+            shared_encoder(url).loaded.close()
 
 
 @pytest.fixture(scope="module")
