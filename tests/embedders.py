@@ -1,14 +1,15 @@
-"""An encoder for tests of what is around it: vectors by hash, at once, and faults on request."""
+"""Encoders for tests of what is around them: one by hash with faults on request, one that notes."""
 
 import asyncio
 import hashlib
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from taskvec.core.embedder import Array, Lane, Overflow, Span, TaskArgument
+from taskvec.core.embedder import Array, Embedder, Lane, Overflow, Span, TaskArgument
 
 
 def vector_of(text: str, task: TaskArgument = "retrieval.passage", dim: int = 8) -> Array:
@@ -76,3 +77,47 @@ class StubEmbedder:
 
     def fingerprint(self, task: str | None = None, dim: int | None = None) -> str:
         return f"{self._name}/{task}/{dim or self.dim}"
+
+
+@dataclass(frozen=True)
+class Call:
+    """What an encoder was asked for: texts, or the parts of a document."""
+
+    texts: list[str]
+    task: TaskArgument
+    dim: int | None
+    lane: Lane | None
+
+
+class RecordingEmbedder:
+    """An encoder that notes what it is asked for."""
+
+    def __init__(self, encoder: Embedder) -> None:
+        self._encoder = encoder
+        self.calls: list[Call] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._encoder, name)
+
+    @property
+    def tasks_used(self) -> set[TaskArgument]:
+        return {call.task for call in self.calls}
+
+    def encode(self, texts: Sequence[str], **options: Any) -> Array:
+        self._note(texts, options)
+        return self._encoder.encode(texts, **options)
+
+    async def aencode(self, texts: Sequence[str], **options: Any) -> Array:
+        self._note(texts, options)
+        return await self._encoder.aencode(texts, **options)
+
+    def encode_chunks(self, document: str, spans: Sequence[Span], **options: Any) -> Array:
+        self._note([document[first:last] for first, last in spans], options)
+        return self._encoder.encode_chunks(document, spans, **options)
+
+    async def aencode_chunks(self, document: str, spans: Sequence[Span], **options: Any) -> Array:
+        self._note([document[first:last] for first, last in spans], options)
+        return await self._encoder.aencode_chunks(document, spans, **options)
+
+    def _note(self, texts: Sequence[str], options: dict[str, Any]) -> None:
+        self.calls.append(Call(list(texts), options["task"], options["dim"], options.get("lane")))

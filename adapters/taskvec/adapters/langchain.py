@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from taskvec.adapters.floats import arows_of, rows_of
 from taskvec.adapters.prepared import prepared_rows
 from taskvec.core import Embedder, Roles
-from taskvec.core.embedder import Array, Lane, Role, Span
+from taskvec.core.embedder import Lane, Role, Span
 from taskvec.core.errors import MissingExtraError
 from taskvec.core.inputs import check_several
 from taskvec.core.registry import embedder_or_shared
@@ -65,13 +66,13 @@ class TaskvecEmbeddings(BaseModel, Embeddings):
         vectors = self._embedder().encode(
             rest, task=self._task("passage"), dim=self.dim, show_progress=self.show_progress
         )
-        return _merged(made, _rows(vectors))
+        return _merged(made, rows_of(vectors))
 
     def embed_query(self, text: str) -> list[float]:
         """The vector of one query: `dim` floats of unit length."""
         lane: Lane = "query"
         vectors = self._embedder().encode([text], task=self._task("query"), dim=self.dim, lane=lane)
-        return _rows(vectors)[0]
+        return rows_of(vectors)[0]
 
     async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
         """`embed_documents`, awaited."""
@@ -83,14 +84,14 @@ class TaskvecEmbeddings(BaseModel, Embeddings):
         vectors = await self._embedder().aencode(
             rest, task=self._task("passage"), dim=self.dim, show_progress=self.show_progress
         )
-        return _merged(made, _rows(vectors))
+        return _merged(made, await arows_of(vectors))
 
     async def aembed_query(self, text: str) -> list[float]:
         """`embed_query`, awaited."""
         vectors = await self._embedder().aencode(
             [text], task=self._task("query"), dim=self.dim, lane="query"
         )
-        return _rows(vectors)[0]
+        return (await arows_of(vectors))[0]
 
     def embed_chunks(self, document: str, spans: Sequence[Span]) -> list[list[float]]:
         """Late-chunked vectors of a document's spans: one list of `dim` floats per span.
@@ -98,13 +99,13 @@ class TaskvecEmbeddings(BaseModel, Embeddings):
         spans: half-open ranges of characters. Raises InputError for one outside the document.
         """
         task = self._task("passage")
-        return _rows(self._embedder().encode_chunks(document, spans, task=task, dim=self.dim))
+        return rows_of(self._embedder().encode_chunks(document, spans, task=task, dim=self.dim))
 
     async def aembed_chunks(self, document: str, spans: Sequence[Span]) -> list[list[float]]:
         """`embed_chunks`, awaited."""
         task = self._task("passage")
         vectors = await self._embedder().aencode_chunks(document, spans, task=task, dim=self.dim)
-        return _rows(vectors)
+        return await arows_of(vectors)
 
     def cache_namespace(self, role: Role) -> str:
         """What the vectors of a role depend on, as the namespace of a cache. Loads the model.
@@ -123,11 +124,6 @@ class TaskvecEmbeddings(BaseModel, Embeddings):
 
     def _task(self, role: Role) -> str | None:
         return Roles.choose(self.task, self.query_task, self.passage_task).task(role)
-
-
-def _rows(vectors: Array) -> list[list[float]]:
-    rows: list[list[float]] = vectors.tolist()
-    return rows
 
 
 def _but(texts: list[str], made: dict[int, list[float]]) -> list[str]:

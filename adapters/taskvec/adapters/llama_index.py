@@ -6,17 +6,22 @@ from collections.abc import Callable, Sequence
 from hashlib import sha256
 from typing import Any
 
+from taskvec.adapters.floats import arows_of, rows_of
 from taskvec.core import Embedder, Roles
-from taskvec.core.embedder import Array, Role, Span
+from taskvec.core.embedder import Role, Span
 from taskvec.core.errors import InputError, MissingExtraError
 from taskvec.core.inputs import check_several
-from taskvec.core.registry import embedder_or_shared
+from taskvec.core.registry import embedder_or_shared, is_url
+from taskvec.core.remote import without_secrets
 
 try:
+    from llama_index.core.async_utils import run_jobs
     from llama_index.core.base.embeddings.base import BaseEmbedding
     from llama_index.core.schema import BaseNode
     from llama_index.core.storage.kvstore.types import BaseKVStore
     from pydantic import ConfigDict, Field
+
+    from taskvec.adapters.llama_index_events import announced, dispatcher, without_span
 except ImportError as error:
     raise MissingExtraError("taskvec.adapters.llama_index", "llama-index") from error
 
@@ -67,40 +72,55 @@ class TaskvecEmbedding(BaseEmbedding):
             data["model_name"] = f"{self._fingerprint('query')} {self._fingerprint('passage')}"
         return data
 
+    def to_payload(self) -> dict[str, Any]:
+        """What events and callbacks tell of it: without passwords; its names, and its tasks."""
+        return {
+            "class_name": self.class_name(),
+            "model_name": self._shown_name(),
+            "embed_batch_size": self.embed_batch_size,
+            "dim": self.dim,
+            "query_task": self._task("query"),
+            "passage_task": self._task("passage"),
+        }
+
     def get_query_embedding(self, query: str) -> Vector:
         """The vector of one query: `dim` floats of unit length."""
-        return super(TaskvecEmbedding, self._in_role("query")).get_query_embedding(query)
+        return without_span(BaseEmbedding.get_query_embedding)(self._in_role("query"), query)
 
     async def aget_query_embedding(self, query: str) -> Vector:
         """`get_query_embedding`, awaited."""
-        return await super(TaskvecEmbedding, self._in_role("query")).aget_query_embedding(query)
+        return await without_span(BaseEmbedding.aget_query_embedding)(self._in_role("query"), query)
 
     def get_text_embedding(self, text: str) -> Vector:
         """The vector of one passage: `dim` floats of unit length."""
-        return super(TaskvecEmbedding, self._in_role("passage")).get_text_embedding(text)
+        return without_span(BaseEmbedding.get_text_embedding)(self._in_role("passage"), text)
 
     async def aget_text_embedding(self, text: str) -> Vector:
         """`get_text_embedding`, awaited."""
-        return await super(TaskvecEmbedding, self._in_role("passage")).aget_text_embedding(text)
+        return await without_span(BaseEmbedding.aget_text_embedding)(self._in_role("passage"), text)
 
     def get_text_embedding_batch(
         self, texts: list[str], show_progress: bool = False, **kwargs: Any
     ) -> list[Vector]:
         """Vectors of passages, `embed_batch_size` texts at a time."""
         check_several(texts)
-        return super(TaskvecEmbedding, self._in_role("passage")).get_text_embedding_batch(
-            texts, show_progress, **kwargs
-        )
+        embed = without_span(BaseEmbedding.get_text_embedding_batch)
+        return embed(self._in_role("passage"), texts, show_progress, **kwargs)
 
     async def aget_text_embedding_batch(
         self, texts: list[str], show_progress: bool = False, **kwargs: Any
     ) -> list[Vector]:
-        """`get_text_embedding_batch`, awaited."""
+        """`get_text_embedding_batch`, awaited; `num_workers` batches at once, by default all."""
         check_several(texts)
-        return await super(TaskvecEmbedding, self._in_role("passage")).aget_text_embedding_batch(
-            texts, show_progress, **kwargs
-        )
+        embed, own = without_span(BaseEmbedding.aget_text_embedding_batch), self._in_role("passage")
+        # Several calls: the base class makes the events of one all at once, on the event loop.
+        starts = range(0, len(texts), self.embed_batch_size)
+        batches = [embed(own, texts[i : i + self.embed_batch_size], **kwargs) for i in starts]
+        workers = self.num_workers or len(batches) or 1
+        made = await run_jobs(batches, show_progress, workers, desc="Generating embeddings")
+        return [vector for rows in made for vector in rows]
 
+    @dispatcher.span
     def get_chunk_embeddings(self, document: str, spans: Sequence[Span]) -> list[Vector]:
         """Late-chunked vectors of a document's spans: `dim` floats of unit length for each.
 
@@ -111,17 +131,30 @@ class TaskvecEmbedding(BaseEmbedding):
             first, second = embedding.get_chunk_embeddings("open it. close it.", [(0, 8), (9, 18)])
         """
         task = self._task("passage")
-        return _floats(self._embedder().encode_chunks(document, spans, task=task, dim=self.dim))
+        with announced(self.to_payload(), self.callback_manager) as done:
+            if limiter := getattr(self, "rate_limiter", None):
+                limiter.acquire()
+            made = self._embedder().encode_chunks(document, spans, task=task, dim=self.dim)
+            vectors = rows_of(made)
+            done([document[first:last] for first, last in spans], vectors)
+        return vectors
 
+    @dispatcher.span
     async def aget_chunk_embeddings(self, document: str, spans: Sequence[Span]) -> list[Vector]:
         """`get_chunk_embeddings`, awaited."""
         task = self._task("passage")
-        vectors = await self._embedder().aencode_chunks(document, spans, task=task, dim=self.dim)
-        return _floats(vectors)
+        with announced(self.to_payload(), self.callback_manager) as done:
+            if limiter := getattr(self, "rate_limiter", None):
+                await limiter.async_acquire()
+            made = await self._embedder().aencode_chunks(document, spans, task=task, dim=self.dim)
+            vectors = await arows_of(made)
+            done([document[first:last] for first, last in spans], vectors)
+        return vectors
 
     def __call__(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
         """Give every node a vector; one that a node has already (a late chunk's) stays."""
-        super().__call__([node for node in nodes if node.embedding is None], **kwargs)
+        missing = [node for node in nodes if node.embedding is None]
+        without_span(BaseEmbedding.__call__)(self, missing, **kwargs)
         return nodes
 
     async def acall(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
@@ -145,13 +178,13 @@ class TaskvecEmbedding(BaseEmbedding):
         vectors = self._embedder().encode(
             [query], task=self._task("query"), dim=self.dim, lane="query"
         )
-        return _floats(vectors)[0]
+        return rows_of(vectors)[0]
 
     async def _aget_query_embedding(self, query: str) -> Vector:
         vectors = await self._embedder().aencode(
             [query], task=self._task("query"), dim=self.dim, lane="query"
         )
-        return _floats(vectors)[0]
+        return (await arows_of(vectors))[0]
 
     def _get_text_embedding(self, text: str) -> Vector:
         return self._get_text_embeddings([text])[0]
@@ -161,16 +194,21 @@ class TaskvecEmbedding(BaseEmbedding):
 
     def _get_text_embeddings(self, texts: list[str]) -> list[Vector]:
         vectors = self._embedder().encode(texts, task=self._task("passage"), dim=self.dim)
-        return _floats(vectors)
+        return rows_of(vectors)
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[Vector]:
         vectors = await self._embedder().aencode(texts, task=self._task("passage"), dim=self.dim)
-        return _floats(vectors)
+        return await arows_of(vectors)
 
     def _embedder(self) -> Embedder:
         return embedder_or_shared(
             self.embedder, self.model_name, device=self.device, dtype=self.dtype
         )
+
+    def _shown_name(self) -> str:
+        if self.embedder is not None:
+            return type(self.embedder).__name__
+        return without_secrets(self.model_name) if is_url(self.model_name) else self.model_name
 
     def _task(self, role: Role) -> str | None:
         return Roles.choose(self.task, self.query_task, self.passage_task).task(role)
@@ -184,11 +222,6 @@ class TaskvecEmbedding(BaseEmbedding):
             return self
         cache = _RoleCache(self.embeddings_cache, lambda: self._fingerprint(role))
         return self.model_copy(update={"embeddings_cache": cache})
-
-
-def _floats(vectors: Array) -> list[Vector]:
-    rows: list[Vector] = vectors.tolist()
-    return rows
 
 
 class _RoleCache:

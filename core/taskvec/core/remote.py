@@ -93,7 +93,7 @@ class RemoteEncoder:
             raise InputError("url: expected http://… or https://…")
         check_positive("retries", retries, low=0)
         check_positive("batch_size", batch_size)
-        self._name = _without_secrets(url)
+        self._name = without_secrets(url)
         self._model = model
         self._retries = retries
         self._batch_size = batch_size
@@ -374,7 +374,7 @@ def _vectors(data: list[dict[str, Any]], shape: tuple[int, int]) -> Array:
     return vectors
 
 
-def _without_secrets(url: str) -> str:
+def without_secrets(url: str) -> str:
     """A URL as messages show it: without user, password and query."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}".rstrip("/")

@@ -4,6 +4,7 @@ import asyncio
 import pickle
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Any
 
 from llama_index.core.callbacks import CallbackManager
@@ -113,8 +114,10 @@ class LateChunkingNodeParser(NodeParser):
         self, nodes: Sequence[BaseNode], show_progress: bool = False, **_: Any
     ) -> list[BaseNode]:
         cuts = self._cuts(nodes)
+        # Contexts tell LlamaIndex's handlers whose call the threads work for.
+        contexts = [copy_context() for _ in cuts]
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            rows = pool.map(self._vectors, cuts)
+            rows = pool.map(lambda context, cut: context.run(self._vectors, cut), contexts, cuts)
             shown = get_tqdm_iterable(cuts, show_progress, "Late chunking")
             pairs = zip(shown, rows, strict=True)
             return [node for cut, vectors in pairs for node in cut.with_vectors(vectors)]
