@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 from langchain_text_splitters import CharacterTextSplitter, RecursiveCharacterTextSplitter
-from llama_index.core import Document, StorageContext, VectorStoreIndex
-from llama_index.core.ingestion import DocstoreStrategy, IngestionCache, IngestionPipeline
+from llama_index.core import Document, VectorStoreIndex
+from llama_index.core.ingestion import IngestionCache, IngestionPipeline
 from llama_index.core.node_parser import (
     HierarchicalNodeParser,
     LangchainNodeParser,
@@ -23,9 +23,6 @@ from llama_index.core.node_parser import (
     TokenTextSplitter,
 )
 from llama_index.core.schema import BaseNode, MediaResource, MetadataMode, TextNode
-from llama_index.core.storage.docstore import SimpleDocumentStore
-from llama_index.vector_stores.qdrant import QdrantVectorStore
-from qdrant_client import QdrantClient
 
 from taskvec.core import Encoder
 from taskvec.core.errors import InputError
@@ -38,7 +35,6 @@ FILES = (
 )
 QUEUE = "Lock the thread. Read the list.\n\nRead the list.\n\nClose the queue."
 BLANK = " \n\n "
-LOCAL = pytest.mark.filterwarnings("ignore:Payload indexes have no effect in the local Qdrant")
 
 
 @pytest.fixture
@@ -439,74 +435,6 @@ def test_the_cache_tells_injected_encoders_apart(encoder: Encoder, tmp_path: Pat
             check_late(pipeline.run(documents=documents(FILES)), documents(FILES), own)
 
 
-def qdrant() -> QdrantVectorStore:
-    return QdrantVectorStore("texts", client=QdrantClient(":memory:"))
-
-
-def held(store: QdrantVectorStore) -> dict[str, tuple[str, list[float]]]:
-    """Ids in Qdrant, with their document's id and vector."""
-    points = store.client.scroll("texts", limit=1000, with_vectors=True)[0]
-    return {point.id: (point.payload["ref_doc_id"], point.vector) for point in points}
-
-
-def check_held(store: QdrantVectorStore, given: Sequence[Document], parser: NodeParser) -> None:
-    expected = {node.node_id: node for node in parser(given)}
-    stored = held(store)
-    assert {key: source for key, (source, _) in stored.items()} == {
-        key: node.ref_doc_id for key, node in expected.items()
-    }
-    for key, (_, vector) in stored.items():
-        np.testing.assert_allclose(vector, expected[key].embedding, atol=1e-5)
-
-
-@LOCAL
-def test_a_pipeline_brings_a_store_up_to_date(embedding: TaskvecEmbedding) -> None:
-    store = qdrant()
-    parser = LateChunkingNodeParser(paragraphs(), embedding)
-    pipeline = IngestionPipeline(
-        transformations=[parser],
-        vector_store=store,
-        docstore=SimpleDocumentStore(),
-        docstore_strategy=DocstoreStrategy.UPSERTS_AND_DELETE,
-    )
-    given = documents(FILES, QUEUE, BLANK)
-    pipeline.run(documents=given)
-    check_held(store, given, parser)
-    assert pipeline.run(documents=documents(FILES, QUEUE, BLANK)) == []
-    # A word at the end moves all vectors of its document.
-    changed = documents(FILES, QUEUE + " now", BLANK)
-    again = pipeline.run(documents=changed)
-    assert {node.ref_doc_id for node in again} == {"1.md"}
-    assert len(again) == 3
-    check_held(store, changed, parser)
-    pipeline.run(documents=changed[:1])
-    check_held(store, changed[:1], parser)
-
-
-@LOCAL
-async def test_an_awaited_pipeline_keeps_vectors_that_nodes_have(
-    embedding: TaskvecEmbedding, encoder: Encoder
-) -> None:
-    store = QdrantVectorStore("texts", client=(client := QdrantClient(":memory:")))
-    parser = LateChunkingNodeParser(paragraphs(), embedding)
-    pipeline = IngestionPipeline(transformations=[parser, embedding])
-    nodes = await pipeline.arun(documents=documents(FILES, QUEUE))
-    check_late(nodes, documents(FILES, QUEUE), encoder)
-    store.add(list(nodes))
-    check_held(store, documents(FILES, QUEUE), parser)
-    client.close()
-
-
-@pytest.mark.timeout(120)  # a pool whose workers cannot start waits for ever
-def test_a_pipelines_workers_give_the_same_nodes(checkpoint: Path, encoder: Encoder) -> None:
-    by_name = TaskvecEmbedding(model_name=str(checkpoint), dtype="float32", dim=DIM)
-    parser = LateChunkingNodeParser(paragraphs(), by_name)
-    given = documents(FILES, QUEUE, metadata={"title": "time"})
-    nodes = IngestionPipeline(transformations=[parser]).run(documents=given, num_workers=2)
-    assert [node.node_id for node in nodes] == [node.node_id for node in parser(given)]
-    check_late(nodes, given, encoder)
-
-
 def test_a_pickled_copy_has_all_settings(checkpoint: Path) -> None:
     by_name = TaskvecEmbedding(model_name=str(checkpoint), dtype="float32", dim=DIM)
     splitter = paragraphs(include_prev_next_rel=False)
@@ -537,29 +465,6 @@ async def test_an_index_compares_query_vectors_with_late_chunked_ones(
     retriever = index.as_retriever(similarity_top_k=20)
     for found in (retriever.retrieve("open"), await retriever.aretrieve("open")):
         assert {hit.node_id: hit.score for hit in found} == pytest.approx(expected, abs=1e-5)
-
-
-@LOCAL
-def test_an_index_on_qdrant_follows_its_documents(
-    embedding: TaskvecEmbedding, encoder: Encoder
-) -> None:
-    store = qdrant()
-    parser = LateChunkingNodeParser(paragraphs(), embedding)
-    index = VectorStoreIndex.from_documents(
-        documents(FILES),
-        transformations=[parser],
-        embed_model=embedding,
-        storage_context=StorageContext.from_defaults(vector_store=store),
-    )
-    given = documents(FILES, QUEUE)
-    index.insert(given[1])
-    check_held(store, given, parser)
-    found = index.as_retriever(similarity_top_k=20).retrieve("open")
-    expected = scores(parser(given), encoder)
-    assert {hit.node_id: hit.score for hit in found} == pytest.approx(expected, abs=1e-5)
-    changed = documents(FILES, FILES)
-    index.update_ref_doc(changed[1])
-    check_held(store, changed, parser)
 
 
 def test_a_single_node_has_the_vector_of_the_whole_text(embedding: TaskvecEmbedding) -> None:
