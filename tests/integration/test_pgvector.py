@@ -302,3 +302,32 @@ def test_many_copies_leave_no_more_behind_than_one(table: psycopg.Connection) ->
         copy_rows(table, "docs", [(number, *row)], columns=columns)
     gc.collect()
     assert len(pgvector._ValueDumper.__subclasses__()) == before
+
+
+INDEXED = {
+    "vector": ("vector <=> %s", "vector vector_cosine_ops", "vector <-> %s"),
+    "halfvec": ("halfvec <=> %s", "halfvec halfvec_cosine_ops", "halfvec <-> %s"),
+    "bit": ("bit <~> %s", "bit bit_hamming_ops", "bit <%%> %s"),
+    "prefix": (
+        "subvector(vector, 1, 8)::vector(8) <=> subvector(%s, 1, 8)::vector(8)",
+        "(subvector(vector, 1, 8)::vector(8)) vector_cosine_ops",
+        "subvector(vector, 1, 4)::vector(4) <=> subvector(%s, 1, 4)::vector(4)",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", INDEXED)
+def test_an_index_serves_the_operator_of_its_class_alone(
+    kind: str, table: psycopg.Connection, encoder: Encoder
+) -> None:
+    served, indexed, other = INDEXED[kind]
+    query = PgVectors(embedder=encoder, dim=16, type="vector" if kind == "prefix" else kind).query(
+        "open"
+    )
+    table.execute(f"CREATE INDEX ON docs USING hnsw ({indexed})")
+    table.execute("SET LOCAL enable_seqscan = off")
+    plans = [
+        str(table.execute(f"EXPLAIN SELECT id FROM docs ORDER BY {by} LIMIT 2", [query]).fetchall())
+        for by in (served, other)
+    ]
+    assert ["Index Scan" in plan for plan in plans] == [True, False]
