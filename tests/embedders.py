@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from taskvec.core.embedder import Array, Embedder, Lane, Overflow, Span, TaskArgument
+from taskvec.core.stats import LaneStats, Stats
 
 
 def vector_of(text: str, task: TaskArgument = "retrieval.passage", dim: int = 8) -> Array:
@@ -58,7 +59,9 @@ class StubEmbedder:
         rows = [vector_of(text, task, dim or self.dim) for text in texts]
         return np.array(rows, dtype=np.float32).reshape(len(rows), dim or self.dim)
 
-    async def aencode(self, texts: str | Sequence[str], **options: Any) -> Array:
+    async def aencode(
+        self, texts: str | Sequence[str], *, wait: bool = True, **options: Any
+    ) -> Array:
         return await asyncio.to_thread(self.encode, texts, **options)
 
     def encode_chunks(
@@ -72,8 +75,17 @@ class StubEmbedder:
         parts = [document[first:last] for first, last in spans]
         return self.encode(parts, task=task, dim=dim)
 
-    async def aencode_chunks(self, document: str, spans: Sequence[Span], **options: Any) -> Array:
+    async def aencode_chunks(
+        self, document: str, spans: Sequence[Span], *, wait: bool = True, **options: Any
+    ) -> Array:
         return await asyncio.to_thread(self.encode_chunks, document, spans, **options)
+
+    def count_tokens(self, texts: Sequence[str], *, task: TaskArgument = None) -> list[int]:
+        return [1 + len(text) // 4 for text in texts]
+
+    def stats(self) -> Stats:
+        lane = LaneStats(0, 0, 0, 0, 0, 0, 0, 0.0, 0.0, 0.0, 0, 0, 0)
+        return Stats(1, 1, {"query": lane, "bulk": lane})
 
     def fingerprint(self, task: str | None = None, dim: int | None = None) -> str:
         return f"{self._name}/{task}/{dim or self.dim}"

@@ -1,122 +1,101 @@
-"""A real HTTP server on loopback around an encoder, for what RemoteEncoder must speak."""
+"""taskvec's own server on loopback, which remembers what it was asked and fails when told to."""
 
-import base64
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from contextlib import contextmanager, suppress
+from threading import Event, Thread
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qsl
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from taskvec.core import Embedder
-from taskvec.core.embedder import Array
-from taskvec.core.errors import TaskvecError, status_of
+from taskvec.integrations.server import create_app
+from taskvec.integrations.server.running import HttpServer, open_socket
+
+NAME = "tiny"
 
 
-class Server(ThreadingHTTPServer):
-    """Remembers what it was asked, and can be told to fail."""
+class Server:
+    """A running server. app: what it runs.
 
-    daemon_threads = True
-    request_queue_size = 128
+    seen: paths, and the bodies or queries that came to them. keys: Authorization headers.
+    failures: statuses to answer before serving again. answers: bodies to answer, by path.
+    """
 
-    def __init__(self, encoder: Embedder) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.encoder = encoder
-        self.failures: list[int] = []  # statuses to answer before serving again
+    def __init__(self, encoder: Embedder, **options: Any) -> None:
+        self.failures: list[int] = []
+        self.answers: dict[str, Any] = {}
         self.seen: list[tuple[str, Any]] = []
         self.keys: list[str | None] = []
+        self.app = create_app(encoder, **{"names": (NAME,), **options})
+        self.app.add_middleware(Faults, server=self)
+        self._up = Event()
+        self.http = HttpServer(
+            self.app,
+            open_socket("127.0.0.1", 0, public=False),
+            grace_s=5,
+            on_listening=lambda _: self._up.set(),
+        )
+        self.url = self.http.url
+        self._thread = Thread(target=self.http.serve_until_told)
 
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
+    def start(self) -> None:
+        self._thread.start()
+        assert self._up.wait(30)
 
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: Server
-
-    def do_GET(self) -> None:
-        parts = urlsplit(self.path)
-        query = {name: values[0] for name, values in parse_qs(parts.query).items()}
-        self._serve(parts.path, query)
-
-    def do_POST(self) -> None:
-        length = int(self.headers["Content-Length"])
-        self._serve(self.path, json.loads(self.rfile.read(length)))
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-    def _serve(self, path: str, asked: Any) -> None:
-        self.server.seen.append((path, asked))
-        self.server.keys.append(self.headers["Authorization"])
-        if self.server.failures:
-            self._answer(self.server.failures.pop(0), {"detail": "told to fail"})
-            return
-        try:
-            self._answer(200, ROUTES[path](self.server.encoder, asked))
-        except TaskvecError as error:
-            self._answer(status_of(error).http, {"detail": str(error)})
-
-    def _answer(self, status: int, reply: dict[str, Any]) -> None:
-        body = json.dumps(reply).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        if status == 429:
-            self.send_header("Retry-After", "0")
-        self.end_headers()
-        self.wfile.write(body)
+    def stop(self) -> None:
+        self.http.should_exit = True
+        self._thread.join()
 
 
-def embeddings(encoder: Embedder, asked: dict[str, Any]) -> dict[str, Any]:
-    vectors = encoder.encode(
-        asked["input"],
-        task=asked.get("task"),
-        dim=asked["dimensions"],
-        overflow="truncate" if asked["truncate"] else "error",
-    )
-    return {"data": list(reversed(packed(vectors)))}
+class Faults:
+    """ASGI middleware that stands before everything else of a Server."""
 
+    def __init__(self, app: ASGIApp, *, server: Server) -> None:
+        self._app = app
+        self._server = server
 
-def chunks(encoder: Embedder, asked: dict[str, Any]) -> dict[str, Any]:
-    [document] = asked["input"]
-    vectors = encoder.encode_chunks(
-        document["text"], document["spans"], task=asked.get("task"), dim=asked["dimensions"]
-    )
-    return {"data": [{"index": 0, "chunks": packed(vectors)}]}
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        server = self._server
+        request = Request(scope)
+        server.keys.append(request.headers.get("authorization"))
+        if server.failures:
+            status = server.failures.pop(0)
+            headers = {"Retry-After": "0"} if status == 429 else {}
+            server.seen.append((request.url.path, None))
+            await JSONResponse({"detail": "told to fail"}, status, headers)(scope, receive, send)
+        elif request.url.path in server.answers:
+            await JSONResponse(server.answers[request.url.path])(scope, receive, send)
+        else:
+            await self._app(scope, self._noted(scope, receive), send)
 
+    def _noted(self, scope: Scope, receive: Receive) -> Receive:
+        """`receive` that notes a whole body, or the query of a request without one."""
+        path, body = scope["path"], bytearray()
+        if scope["method"] == "GET":
+            self._server.seen.append((path, dict(parse_qsl(scope["query_string"].decode()))))
 
-def models(encoder: Embedder, _: dict[str, Any]) -> dict[str, Any]:
-    card = {"id": "tiny", "tasks": encoder.tasks, "dimensions": encoder.dims}
-    return {"data": [card | {"max_tokens": encoder.max_tokens}]}
+        async def receive_and_note() -> Message:
+            message = await receive()
+            body.extend(message.get("body", b""))
+            if body and not message.get("more_body"):
+                with suppress(ValueError):
+                    self._server.seen.append((path, json.loads(body)))
+                body.clear()
+            return message
 
-
-def fingerprint(encoder: Embedder, asked: dict[str, Any]) -> dict[str, Any]:
-    return {"fingerprint": encoder.fingerprint(asked.get("task"), int(asked["dimensions"]))}
-
-
-def packed(vectors: Array) -> list[dict[str, Any]]:
-    return [
-        {"index": i, "embedding": base64.b64encode(vector.tobytes()).decode()}
-        for i, vector in enumerate(vectors)
-    ]
-
-
-ROUTES = {
-    "/v1/embeddings": embeddings,
-    "/v1/chunks": chunks,
-    "/v1/models": models,
-    "/v1/fingerprint": fingerprint,
-}
+        return receive_and_note
 
 
 @contextmanager
-def serving(encoder: Embedder) -> Iterator[Server]:
+def serving(encoder: Embedder, **options: Any) -> Iterator[Server]:
     """A server on a free port of 127.0.0.1 for the time of the block."""
-    with Server(encoder) as server:
-        thread = Thread(target=server.serve_forever, daemon=True)
-        thread.start()
+    server = Server(encoder, **options)
+    server.start()
+    try:
         yield server
-        server.shutdown()
-        thread.join()
+    finally:
+        server.stop()

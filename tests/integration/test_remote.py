@@ -12,7 +12,7 @@ from taskvec.core import Embedder, Encoder, RemoteEncoder, shared_encoder
 from taskvec.core.embedder import Array
 from taskvec.core.errors import BusyError, InputError, LengthError, TaskError, TaskvecError
 from tests.checkpoints import TASKS
-from tests.remote_server import ROUTES, Server, serving
+from tests.remote_server import Server, serving
 
 TEXTS = ["read the file", "", "a thread lock\x00", "query \ud800"]
 
@@ -29,6 +29,7 @@ def remote(server: Server) -> Iterator[RemoteEncoder]:
     server.keys.clear()
     with RemoteEncoder(server.url) as made:
         yield made
+    server.answers.clear()
 
 
 async def test_it_answers_as_the_encoder_behind_it(encoder: Encoder, remote: RemoteEncoder) -> None:
@@ -93,7 +94,7 @@ def test_refusals_and_failures_are_told_apart(remote: RemoteEncoder, server: Ser
     with pytest.raises(TaskError, match="unknown task 'x'"):
         remote.encode("text", task="x")
     assert len(server.seen) == 1, "bad input is refused here, not there"
-    with pytest.raises(InputError, match="texts"):
+    with pytest.raises(InputError, match="the context holds"):
         remote.encode(["the file " * 2000], overflow="error")
     server.failures[:] = [500]
     with pytest.raises(TaskvecError, match="500") as caught:
@@ -126,11 +127,11 @@ BAD_REPLIES = {
 
 @pytest.mark.parametrize("name", BAD_REPLIES)
 def test_a_reply_that_does_not_fit_is_refused(
-    remote: RemoteEncoder, monkeypatch: pytest.MonkeyPatch, name: str
+    remote: RemoteEncoder, server: Server, name: str
 ) -> None:
     remote.tasks  # noqa: B018 - asks for the model's card
     for path in ("/v1/embeddings", "/v1/chunks", "/v1/fingerprint"):
-        monkeypatch.setitem(ROUTES, path, lambda *_: BAD_REPLIES[name])
+        server.answers[path] = BAD_REPLIES[name]
     for call in (
         lambda: remote.encode(["text"]),
         lambda: remote.encode_chunks("text", [(0, 4)]),
@@ -142,11 +143,19 @@ def test_a_reply_that_does_not_fit_is_refused(
 
 @pytest.mark.parametrize("card", [{}, {"data": [{"id": 5}]}, {"data": [{"id": "a"}]}])
 def test_a_server_of_another_kind_is_refused(
-    server: Server, monkeypatch: pytest.MonkeyPatch, card: dict[str, object]
+    remote: RemoteEncoder, server: Server, card: dict[str, object]
 ) -> None:
-    monkeypatch.setitem(ROUTES, "/v1/models", lambda *_: card)
-    with RemoteEncoder(server.url) as remote, pytest.raises(TaskvecError, match="no taskvec"):
+    server.answers["/v1/models"] = card
+    with pytest.raises(TaskvecError, match="no taskvec"):
         remote.encode("text")
+
+
+def test_vectors_are_put_in_order(remote: RemoteEncoder, server: Server, encoder: Encoder) -> None:
+    want = encoder.encode(["one", "two", "three"])
+    rows = [base64.b64encode(row.tobytes()).decode() for row in want]
+    data = [{"index": i, "embedding": row} for i, row in enumerate(rows)]
+    server.answers["/v1/embeddings"] = {"data": data[::-1]}
+    np.testing.assert_array_equal(remote.encode(["one", "two", "three"]), want)
 
 
 def test_a_closed_one_says_so(server: Server) -> None:

@@ -1,0 +1,15 @@
+"""An encoder behind HTTP: Jina's and OpenAI's embeddings API, late chunking, health and metrics."""
+
+from taskvec.core.errors import MissingExtraError
+
+try:
+    from taskvec.integrations.server.app import create_app
+    from taskvec.integrations.server.running import serve
+    from taskvec.integrations.server.service import Limits
+except ModuleNotFoundError as error:
+    # A module of taskvec itself that is missing is a fault, not an extra to install.
+    if (error.name or "").partition(".")[0] == "taskvec":
+        raise
+    raise MissingExtraError("taskvec.integrations.server", "server") from error
+
+__all__ = ["Limits", "create_app", "serve"]

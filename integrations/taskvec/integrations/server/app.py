@@ -1,0 +1,59 @@
+"""The application: routes, error replies, and the gate before them."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from fastapi import FastAPI
+
+from taskvec.core.encoder import Encoder
+from taskvec.core.errors import InputError
+from taskvec.integrations.server import cards, chunks, embeddings
+from taskvec.integrations.server.gate import Gate
+from taskvec.integrations.server.keys import Keys
+from taskvec.integrations.server.metrics import Metrics
+from taskvec.integrations.server.problems import add_handlers
+from taskvec.integrations.server.service import Limits, Service
+
+if TYPE_CHECKING:
+    from fastapi.telemetry import TelemetryConfig
+
+# FastAPI's own writes what a refused request held into spans and logs; the gate's does not.
+NO_TELEMETRY: "TelemetryConfig" = {
+    "tracing": False,
+    "metrics": False,
+    "logs": False,
+    "operation_spans": False,
+    "auto_configure": False,
+}
+
+
+def create_app(
+    encoder: Encoder,
+    *,
+    names: Sequence[str] = ("taskvec",),
+    keys: Sequence[str] = (),
+    limits: Limits | None = None,
+) -> FastAPI:
+    """An ASGI application that serves an encoder, for any ASGI server.
+
+    Args:
+        encoder: whose callers share batches with the requests; the caller closes it.
+        names: what clients may call the model, the first one listed first.
+        keys: API keys, one of which requests need to have; none lets everybody in.
+        limits: what a request may ask.
+
+    `app.state.service.draining = True` lets it refuse readiness and close connections.
+    Raises InputError for a name or key that is none.
+    """
+    if not names or not all(name and "@" not in name for name in names):
+        raise InputError(f"names are {tuple(names)!r}: expected one or more, without '@'")
+    app = FastAPI(
+        title="taskvec", version="1", docs_url=None, redoc_url=None, telemetry=NO_TELEMETRY
+    )
+    service = Service(encoder, tuple(names), limits or Limits(), Metrics(encoder))
+    app.state.service = service
+    for module in (embeddings, chunks, cards):
+        app.include_router(module.router)
+    add_handlers(app)
+    app.add_middleware(Gate, service=service, keys=Keys(keys))
+    return app

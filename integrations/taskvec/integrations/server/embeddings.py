@@ -1,0 +1,101 @@
+"""`POST /v1/embeddings`: texts in, vectors out, as Jina's and OpenAI's clients expect them."""
+
+from collections.abc import Sequence
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from taskvec.core.embedder import Array, Span
+from taskvec.core.errors import InputError
+from taskvec.core.pooling import check_dim
+from taskvec.integrations.server.facts import Facts
+from taskvec.integrations.server.parsing import JsonRoute
+from taskvec.integrations.server.replies import Kind, Listing, item, separated
+from taskvec.integrations.server.requests import EmbeddingsRequest
+from taskvec.integrations.server.service import Call, Service, lane_of
+from taskvec.integrations.server.tracing import encode_span
+
+router = APIRouter(route_class=JsonRoute)
+
+
+@router.post("/v1/embeddings", response_model=None)
+async def embeddings(body: EmbeddingsRequest, request: Request) -> Response:
+    """Vectors of texts, in their order. With `late_chunking`, of one document's chunks."""
+    service: Service = request.app.state.service
+    call = service.call(body.model, body.task)
+    dim = check_dim(body.dimensions, service.encoder.dims)
+    service.check_items(len(body.input), "texts")
+    facts: Facts = request.state.facts
+    encode = _late if body.late_chunking else _each
+    vectors, tokens = await encode(service, body, call, dim, facts)
+    return listing(call.model, vectors, body.kind, tokens)
+
+
+def listing(model: str, vectors: Array, kind: Kind, tokens: int) -> Response:
+    """The reply that holds vectors (B, dim)."""
+    items = (
+        item(vector, kind, {"object": "embedding", "index": index})
+        for index, vector in enumerate(vectors)
+    )
+    return Listing({"model": model, "usage": usage(tokens)}, separated(items))
+
+
+def usage(tokens: int) -> dict[str, int]:
+    """The tokens of a request, as both APIs tell them."""
+    return {"prompt_tokens": tokens, "total_tokens": tokens}
+
+
+async def _each(
+    service: Service, body: EmbeddingsRequest, call: Call, dim: int, facts: Facts
+) -> tuple[Array, int]:
+    counts = await service.counts(body.input, call.task)
+    limit = service.encoder.max_tokens
+    if not body.truncate:
+        for number, count in enumerate(counts):
+            if count > limit:
+                raise InputError(
+                    f"input[{number}] has {count} tokens, the context holds {limit}: send less, or "
+                    "truncate=true, or chunks with late_chunking=true"
+                )
+    tokens = sum(min(count, limit) for count in counts)
+    lane = lane_of(call.task, tokens)
+    facts.fill(call.task, lane, texts=len(body.input), tokens=tokens)
+    with encode_span(facts):
+        vectors = await service.encoder.aencode(
+            body.input, task=call.task, dim=dim, lane=lane, wait=False
+        )
+    return vectors, tokens
+
+
+async def _late(
+    service: Service, body: EmbeddingsRequest, call: Call, dim: int, facts: Facts
+) -> tuple[Array, int]:
+    document, spans = join_chunks(body.input)
+    tokens = sum(await service.counts([document], call.task)) if spans else 0
+    facts.fill(call.task, "bulk", texts=len(spans), tokens=tokens)
+    with encode_span(facts):
+        vectors = await service.encoder.aencode_chunks(
+            document, spans, task=call.task, dim=dim, wait=False
+        )
+    return vectors, tokens
+
+
+def join_chunks(chunks: Sequence[str]) -> tuple[str, list[Span]]:
+    """The document that consecutive chunks make, and where each is in it.
+
+    Splitters drop the white space between chunks; where there is none, one space stands for it.
+    Raises InputError for an empty chunk.
+    """
+    parts: list[str] = []
+    spans: list[Span] = []
+    length = 0
+    for number, chunk in enumerate(chunks):
+        if not chunk:
+            raise InputError(f"input[{number}] is empty: with late_chunking leave it out")
+        if parts and not parts[-1][-1].isspace() and not chunk[0].isspace():
+            parts.append(" ")
+            length += 1
+        parts.append(chunk)
+        spans.append((length, length + len(chunk)))
+        length += len(chunk)
+    return "".join(parts), spans

@@ -1,0 +1,133 @@
+"""What stands before the routes: keys, room, deadlines, and clients that hang up."""
+
+import asyncio
+import time
+import uuid
+
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from taskvec.integrations.server.exchange import Exchange
+from taskvec.integrations.server.facts import Facts
+from taskvec.integrations.server.keys import Keys
+from taskvec.integrations.server.logs import log_failure, log_request
+from taskvec.integrations.server.problems import GONE, UNEXPECTED, problem
+from taskvec.integrations.server.service import Service
+from taskvec.integrations.server.tracing import describe, request_span
+
+OPEN = frozenset({"/healthz", "/readyz"})
+ROUTES = frozenset({
+    "/v1/embeddings", "/v1/chunks", "/v1/models", "/v1/fingerprint", "/healthz", "/readyz",
+    "/metrics", "/openapi.json",
+})  # fmt: skip
+WORK = frozenset({"/v1/embeddings", "/v1/chunks"})
+
+
+class Gate:
+    """ASGI middleware: lets requests in, and sees to it that each ends."""
+
+    def __init__(self, app: ASGIApp, *, service: Service, keys: Keys) -> None:
+        self._app = app
+        self._service = service
+        self._keys = keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, and write its line into the log and the metrics."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = time.perf_counter()
+        facts = Facts(uuid.uuid4().hex, scope["method"], _route(scope["path"]))
+        scope.setdefault("state", {})["facts"] = facts
+        exchange = Exchange(scope, receive, send, service=self._service, name=facts.id)
+        with request_span(scope, facts) as span:
+            try:
+                await self._let_in(scope, exchange, facts)
+            finally:
+                describe(span, facts, exchange.status)
+                self._report(facts, exchange.status, time.perf_counter() - began)
+
+    async def _let_in(self, scope: Scope, exchange: Exchange, facts: Facts) -> None:
+        refusal = self._refusal(exchange, facts)
+        if refusal is not None:
+            await exchange.answer(refusal)
+        elif facts.route in WORK:
+            self._service.in_progress += 1
+            try:
+                await self._serve(scope, exchange, facts)
+            finally:
+                self._service.in_progress -= 1
+        else:
+            await self._serve(scope, exchange, facts)
+
+    def _refusal(self, exchange: Exchange, facts: Facts) -> Response | None:
+        """Why a request is not let in, before any of its body is read."""
+        service = self._service
+        if self._keys and facts.route not in OPEN:
+            facts.key = self._keys.find(exchange.header(b"authorization"))
+            if facts.key is None:
+                message = "no valid API key: send one as `Authorization: Bearer KEY`"
+                return problem(401, message, headers={"WWW-Authenticate": "Bearer"})
+        if exchange.declared_bytes > service.limits.body_bytes:
+            return problem(413, exchange.too_large)
+        if facts.route in WORK and service.in_progress >= service.limits.requests:
+            headers = {"Retry-After": str(service.retry_after_s())}
+            message = f"{service.in_progress} requests are in progress: try again later"
+            return problem(429, message, headers=headers)
+        return None
+
+    async def _serve(self, scope: Scope, exchange: Exchange, facts: Facts) -> None:
+        """Run the route until it has answered, its deadline is over, or its client is gone."""
+        work = asyncio.ensure_future(self._app(scope, exchange.receive, exchange.send))
+        gone = asyncio.ensure_future(exchange.gone())
+        try:
+            done = await _first(work, gone, timeout_s=self._service.limits.deadline_s)
+            if not done and exchange.started:  # its reply is on the way, and has limits of its own
+                done = await _first(work, gone)
+            if work not in done:
+                await _cancelled(work)
+        finally:
+            await _cancelled(work, gone)
+        await self._finish(exchange, facts, work, hung_up=work not in done and gone in done)
+
+    async def _finish(
+        self, exchange: Exchange, facts: Facts, work: "asyncio.Future[None]", *, hung_up: bool
+    ) -> None:
+        error = None if work.cancelled() else work.exception()
+        stalled = isinstance(error, TimeoutError) and exchange.started
+        if error is not None and not stalled:
+            log_failure(facts, error)
+        if hung_up or exchange.gone_early or exchange.started:
+            if exchange.gone_early or not exchange.complete:
+                exchange.status = GONE
+        elif work.cancelled():
+            limit = self._service.limits.deadline_s
+            message = f"no answer within {limit:g} s: send less at once, or try again later"
+            await exchange.answer(problem(504, message))
+        elif error is not None:
+            await exchange.answer(problem(500, UNEXPECTED))
+
+    def _report(self, facts: Facts, status: int, seconds: float) -> None:
+        log_request(facts, status=status, seconds=seconds)
+        self._service.metrics.observe(facts, status=status, seconds=seconds)
+
+
+async def _first(
+    *tasks: "asyncio.Future[None]", timeout_s: float | None = None
+) -> "set[asyncio.Future[None]]":
+    done, _ = await asyncio.wait(tasks, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+    return done
+
+
+async def _cancelled(*tasks: "asyncio.Future[None]") -> None:
+    """Cancel tasks, and wait until they have ended."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+
+
+def _route(path: str) -> str:
+    """A path as the metrics know it: a name of a model is none of theirs."""
+    if path.startswith("/v1/models/"):
+        return "/v1/models"
+    return path if path in ROUTES else "other"

@@ -1,0 +1,88 @@
+"""Errors as both APIs tell them: Jina's `detail` and OpenAI's `error`, in one body."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from taskvec.core.errors import BusyError, TaskvecError, status_of
+
+GONE = 499  # nginx's number for a client that hung up: in logs and metrics alone
+# OpenAI's `type` and `code`, by status.
+KINDS = {
+    400: ("invalid_request_error", "invalid_json"),
+    401: ("authentication_error", "invalid_api_key"),
+    404: ("invalid_request_error", "not_found"),
+    405: ("invalid_request_error", "method_not_allowed"),
+    408: ("invalid_request_error", "request_timeout"),
+    413: ("invalid_request_error", "request_too_large"),
+    422: ("invalid_request_error", "invalid_value"),
+    429: ("rate_limit_error", "busy"),
+    503: ("server_error", "not_ready"),
+    504: ("server_error", "deadline_exceeded"),
+}
+UNEXPECTED = "the server failed: its log has the reason under this request's x-request-id"
+FAULT = "taskvec"  # type of the faults whose message says it all
+NO_JSON = "send one as application/json"
+
+
+def problem(
+    status: int,
+    message: str,
+    *,
+    param: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """An error reply. param: the field at fault."""
+    kind, code = KINDS.get(status, ("server_error", "internal_error"))
+    error = {"message": message, "type": kind, "param": param, "code": code}
+    body = orjson.dumps({"detail": message, "error": error})
+    return Response(body, status, dict(headers or {}), media_type="application/json")
+
+
+def add_handlers(app: FastAPI) -> None:
+    """Let an app answer every expected error in this form."""
+
+    async def refused(_: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)  # noqa: S101 - what it is registered for
+        return problem(error.status_code, error.detail, headers=error.headers)
+
+    async def invalid(_: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)  # noqa: S101
+        return _invalid(error.errors()[0])
+
+    async def failed(request: Request, error: Exception) -> Response:
+        assert isinstance(error, TaskvecError)  # noqa: S101
+        headers = {}
+        if isinstance(error, BusyError):
+            headers["Retry-After"] = str(request.app.state.service.retry_after_s())
+        return problem(status_of(error).http, _printable(str(error)), headers=headers)
+
+    app.add_exception_handler(HTTPException, refused)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(TaskvecError, failed)
+
+
+def _invalid(error: Mapping[str, Any]) -> Response:
+    """What the first fault of a request's body or query is; never what was sent."""
+    if error["type"] == "json_invalid":
+        return problem(400, f"the body is no JSON: {_printable(str(error['ctx']['error']))}")
+    path = [str(part) for part in error["loc"][1:]]
+    if error["type"] == FAULT:
+        return problem(422, _printable(error["msg"]), param=path[0] if path else None)
+    if not path:
+        return problem(422, f"the body is no JSON object: {NO_JSON}")
+    place = ".".join(path)
+    if error["type"] == "extra_forbidden":
+        return problem(422, f"unknown field {_printable(place)!r}: leave it out", param=path[0])
+    return problem(422, f"{place}: {_printable(error['msg'])}", param=path[0])
+
+
+def _printable(message: str) -> str:
+    """Without what UTF-8 cannot hold."""
+    return message.encode("utf-8", "replace").decode()

@@ -1,0 +1,174 @@
+"""Runs the application on uvicorn: where it listens, and how it ends."""
+
+import asyncio
+import ipaddress
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from taskvec.core.encoder import Encoder
+from taskvec.core.errors import InputError
+from taskvec.integrations.server.app import create_app
+from taskvec.integrations.server.keys import VARIABLE
+from taskvec.integrations.server.service import Limits
+
+BACKLOG = 2048
+# Longer than clients and proxies keep an idle connection: who closes it first loses no request.
+KEEP_ALIVE_S = 75
+# What has arrived when the server ends is read for so long, before idle connections are closed.
+SETTLING_S = 0.2
+TICK_S = 0.1
+ENDING = (signal.SIGTERM, signal.SIGINT)
+
+
+class HttpServer(uvicorn.Server):
+    """Uvicorn, which at the first signal serves what has been sent, and at the second ends.
+
+    listening: where, once the application answers; see `open_socket`. drain_s: how long it goes
+    on serving, not ready any more, before it stops listening. grace_s: how long requests in
+    progress may take after that.
+    """
+
+    def __init__(
+        self,
+        app: FastAPI,
+        listening: socket.socket,
+        *,
+        drain_s: float = 0.0,
+        grace_s: float = 30.0,
+        on_listening: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        config = uvicorn.Config(
+            app,
+            backlog=BACKLOG,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            ws="none",
+            server_header=False,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=grace_s,  # type: ignore[arg-type]  # passed to wait_for
+        )
+        super().__init__(config)
+        self._service = app.state.service
+        self._socket = listening
+        self._drain_s = drain_s
+        self._on_listening = on_listening
+
+    @property
+    def url(self) -> str:
+        """Where it answers."""
+        host, port = self._socket.getsockname()[:2]
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    def serve_until_told(self) -> None:
+        """Serve until a signal, or until `should_exit` is set; all requests are answered then."""
+        try:
+            self.run(sockets=[self._socket])
+        finally:
+            self._socket.close()
+            self._service.close()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Uvicorn's, and the word that it is done."""
+        await super().startup(sockets)
+        self._on_listening(self.url)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End: not ready any more, then deaf, then at rest."""
+        self._service.draining = True
+        await self._wait(self._drain_s)
+        for server in self.servers:
+            server.close()
+        await self._wait(SETTLING_S)
+        await super().shutdown(sockets)
+
+    async def _wait(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        while loop.time() < end and not self.force_exit:  # noqa: ASYNC110 - a signal sets it
+            await asyncio.sleep(min(TICK_S, seconds))
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """The first signal ends the server in good order, which is no failure."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        former = {number: signal.signal(number, self.handle_exit) for number in ENDING}
+        try:
+            yield
+        finally:
+            for number, handler in former.items():
+                signal.signal(number, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        """End; told a second time, at once."""
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+
+def serve(
+    encoder: Encoder,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    names: Sequence[str] = ("taskvec",),
+    keys: Sequence[str] = (),
+    allow_anonymous: bool = False,
+    limits: Limits | None = None,
+    drain_s: float = 0.0,
+    grace_s: float = 30.0,
+) -> None:
+    """Serve an encoder over HTTP until SIGTERM or Ctrl-C, and then answer what has been sent.
+
+    Args:
+        encoder: the caller closes it afterwards.
+        host: an address of this machine, or its name.
+        port: 0 takes a free one.
+        names: as for `create_app`.
+        keys: as for `create_app`.
+        allow_anonymous: listen without keys where other machines can connect.
+        limits: as for `create_app`.
+        drain_s: as for `HttpServer`.
+        grace_s: as for `HttpServer`.
+
+    Raises InputError where it cannot or must not listen.
+    """
+    app = create_app(encoder, names=names, keys=keys, limits=limits)
+    listening = open_socket(host, port, public=bool(keys) or allow_anonymous)
+    HttpServer(app, listening, drain_s=drain_s, grace_s=grace_s).serve_until_told()
+
+
+def open_socket(host: str, port: int, *, public: bool) -> socket.socket:
+    """A socket bound to an address, which does not listen yet.
+
+    public: whether other machines may connect. Raises InputError where they may not and could,
+    or where the address is none or taken.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except (OSError, UnicodeError, OverflowError) as error:
+        raise InputError(f"{host!r} is no address to listen at: {error}") from None
+    if not public and not ipaddress.ip_address(address[0]).is_loopback:
+        raise InputError(
+            f"{host} can be reached from other machines: give API keys (--api-key-file, or "
+            f"{VARIABLE}), or allow everybody (--allow-anonymous)"
+        )
+    bound = socket.socket(family, kind, protocol)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except (OSError, OverflowError) as error:
+        bound.close()
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot listen at {host} port {port}: {reason}") from None
+    return bound
