@@ -73,11 +73,13 @@ def build_parser() -> argparse.ArgumentParser:
     version = f"taskvec {importlib.metadata.version('taskvec')}"
     parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
-    # It builds upon this module.
+    # They build upon this module.
     from taskvec.integrations.cli.pg_parser import add_pg
+    from taskvec.integrations.cli.serve_parser import add_serve
 
     for add in (
-        _add_demo, _add_encode, _add_index, _add_search, add_pg, _add_train, _add_bench, _add_info,
+        _add_demo, _add_encode, _add_index, _add_search, add_pg, add_serve, _add_train, _add_bench,
+        _add_info,
     ):  # fmt: skip
         add(commands)
     return parser

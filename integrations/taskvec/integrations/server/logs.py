@@ -3,6 +3,8 @@
 import logging
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -14,7 +16,6 @@ from taskvec.integrations.server.facts import Facts
 LOGGER = logging.getLogger("taskvec.server")
 EXTRA = "taskvec"
 SOURCES = ("taskvec.server", "uvicorn.error")
-LEVELS = ("debug", "info", "warning", "error")
 
 
 class JsonLines(logging.Formatter):
@@ -59,12 +60,21 @@ def log_failure(facts: Facts, error: BaseException) -> None:
     LOGGER.error("request failed", extra={EXTRA: line})
 
 
-def log_to_stderr(level: str) -> None:
-    """Let the server's loggers, and uvicorn's, write JSON lines to standard error."""
+@contextmanager
+def logging_to_stderr(level: str) -> Iterator[None]:
+    """Let the server's logger, and uvicorn's, write JSON lines to standard error for a while."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
-    for name in SOURCES:
-        logger = logging.getLogger(name)
-        logger.handlers = [handler]
+    loggers = [logging.getLogger(name) for name in SOURCES]
+    former = [(logger.level, logger.propagate) for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(handler)
         logger.setLevel(level.upper())
         logger.propagate = False
+    try:
+        yield
+    finally:
+        for logger, (level_, propagate) in zip(loggers, former, strict=True):
+            logger.removeHandler(handler)
+            logger.setLevel(level_)
+            logger.propagate = propagate

@@ -2,6 +2,7 @@
 
 import asyncio
 import ipaddress
+import selectors
 import signal
 import socket
 import threading
@@ -21,9 +22,9 @@ from taskvec.integrations.server.service import Limits
 BACKLOG = 2048
 # Longer than clients and proxies keep an idle connection: who closes it first loses no request.
 KEEP_ALIVE_S = 75
-# What has arrived when the server ends is read for so long, before idle connections are closed.
-SETTLING_S = 0.2
-TICK_S = 0.1
+# Who has just connected when the server ends has so long to send a request.
+SETTLING_S = 1.0
+TICK_S = 0.05
 ENDING = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -52,6 +53,7 @@ class HttpServer(uvicorn.Server):
             lifespan="off",
             ws="none",
             server_header=False,
+            proxy_headers=False,
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=grace_s,  # type: ignore[arg-type]  # passed to wait_for
         )
@@ -83,17 +85,25 @@ class HttpServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End: not ready any more, then deaf, then at rest."""
         self._service.draining = True
-        await self._wait(self._drain_s)
+        await self._wait_while(lambda: True, self._drain_s)
+        await self._wait_while(lambda: _readable(self._socket), SETTLING_S, tick_s=0)
         for server in self.servers:
             server.close()
-        await self._wait(SETTLING_S)
+        await self._wait_while(self._expects_requests, SETTLING_S)
         await super().shutdown(sockets)
 
-    async def _wait(self, seconds: float) -> None:
+    async def _wait_while(
+        self, condition: Callable[[], bool], seconds: float, *, tick_s: float = TICK_S
+    ) -> None:
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
-        while loop.time() < end and not self.force_exit:  # noqa: ASYNC110 - a signal sets it
-            await asyncio.sleep(min(TICK_S, seconds))
+        while condition() and loop.time() < end and not self.force_exit:  # noqa: ASYNC110
+            await asyncio.sleep(tick_s)
+
+    def _expects_requests(self) -> bool:
+        """Whether somebody has connected and sent nothing yet."""
+        connections = self.server_state.connections
+        return any(getattr(connection, "cycle", self) is None for connection in connections)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -112,6 +122,13 @@ class HttpServer(uvicorn.Server):
         """End; told a second time, at once."""
         self.force_exit = self.should_exit
         self.should_exit = True
+
+
+def _readable(listening: socket.socket) -> bool:
+    """Whether connections wait to be accepted, which closing the socket would reset."""
+    with selectors.DefaultSelector() as selector:
+        selector.register(listening, selectors.EVENT_READ)
+        return bool(selector.select(0))
 
 
 def serve(

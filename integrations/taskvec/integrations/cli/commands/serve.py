@@ -1,0 +1,84 @@
+"""`taskvec serve`: a model over HTTP."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from taskvec.core.errors import InputError
+from taskvec.core.registry import is_url
+
+if TYPE_CHECKING:
+    from taskvec.core import Encoder
+    from taskvec.integrations.server import Limits
+
+DRAIN_S, GRACE_S = 0.0, 30.0
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve until a signal."""
+    from taskvec.integrations.server import create_app
+    from taskvec.integrations.server.keys import read_keys
+    from taskvec.integrations.server.logs import logging_to_stderr
+    from taskvec.integrations.server.running import HttpServer, open_socket
+
+    if is_url(arguments.model):
+        raise InputError("a server serves weights, and no other server: name a model or a folder")
+    keys = read_keys(arguments.api_key_file)
+    names = arguments.name or names_of(arguments.model)
+    # Taken before the model is loaded, so that a port in use is told of at once.
+    listening = open_socket(
+        arguments.host, arguments.port, public=bool(keys) or arguments.allow_anonymous
+    )
+    with listening, logging_to_stderr(arguments.log_level), _loaded(arguments) as encoder:
+        app = create_app(encoder, names=names, keys=keys, limits=_limits(arguments))
+        HttpServer(
+            app,
+            listening,
+            drain_s=arguments.drain or DRAIN_S,
+            grace_s=arguments.grace or GRACE_S,
+            on_listening=lambda url: _say(f"serving {names[0]!r} at {url}/v1, Ctrl-C ends it"),
+        ).serve_until_told()
+    return 0
+
+
+def names_of(model: str) -> list[str]:
+    """What a model is called unless --name says so: the last part of its path or id, and all."""
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return [folder.resolve().name]
+    return list(dict.fromkeys([model.rpartition("/")[2], model]))
+
+
+def _loaded(arguments: argparse.Namespace) -> "Encoder":
+    """The encoder, warm: each task has run once, so that no client waits for what is set up."""
+    from taskvec.core import Encoder
+
+    encoder = Encoder.load(
+        arguments.model,
+        device=arguments.device,
+        dtype=arguments.dtype,
+        queue_tokens=arguments.max_queued_tokens,
+    )
+    tasks = [None, *encoder.tasks]
+    encoder.encode(["ready"] * len(tasks), task=tasks)
+    return encoder
+
+
+def _limits(arguments: argparse.Namespace) -> "Limits":
+    from taskvec.integrations.server import Limits
+
+    given = {
+        "body_bytes": arguments.max_body,
+        "items": arguments.max_items,
+        "tokens": arguments.max_tokens,
+        "requests": arguments.max_requests,
+        "deadline_s": arguments.deadline,
+        "pause_s": arguments.pause,
+    }
+    return Limits(**{name: value for name, value in given.items() if value is not None})
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()

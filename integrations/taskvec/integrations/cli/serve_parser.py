@@ -1,0 +1,77 @@
+"""The grammar of `taskvec serve`."""
+
+import argparse
+from typing import TypeAlias
+
+from taskvec.integrations.cli.parser import DEFAULT_MODEL, MODEL_HELP, Parser, make_command
+from taskvec.integrations.cli.pg_parser import seconds
+
+Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
+
+HOST, PORT = "127.0.0.1", 8080
+LEVELS = ("debug", "info", "warning", "error")
+MOST = 1 << 40
+
+
+def add_serve(commands: Commands) -> None:
+    """Add the command. Limits that are not given are those of `server.Limits`."""
+    parser = make_command(
+        commands,
+        "serve",
+        "serve a model over HTTP, to clients of Jina's and OpenAI's API",
+        "SIGTERM or Ctrl-C ends it once what has been sent is answered; a second one at once.",
+    )
+    parser.add_argument("model", metavar="MODEL", nargs="?", default=DEFAULT_MODEL, help=MODEL_HELP)
+    parser.add_argument("--host", default=HOST, help="where to listen (default: %(default)s)")
+    parser.add_argument(
+        "--port", type=_port, default=PORT, help="0 takes a free one (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--name", action="append", help="what clients may call the model; may be given again"
+    )
+    parser.add_argument(
+        "--api-key-file",
+        metavar="FILE",
+        help="API keys, one a line (default: what TASKVEC_API_KEYS holds, if anything)",
+    )
+    parser.add_argument(
+        "--allow-anonymous",
+        action="store_true",
+        help="let everybody in who can reach HOST, also from other machines",
+    )
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:*, … (default: auto)")
+    parser.add_argument("--dtype", default="auto", help="float32, bfloat16, … (default: auto)")
+    _add_limits(parser)
+    parser.add_argument(
+        "--log-level", choices=LEVELS, default="info", help="of the log (default: %(default)s)"
+    )
+
+
+def _add_limits(parser: Parser) -> None:
+    for name, text in (
+        ("body", "bytes of a request's body"),
+        ("items", "texts or chunks of a request"),
+        ("tokens", "tokens of a request"),
+        ("requests", "requests in progress"),
+        ("queued-tokens", "tokens that wait in each lane"),
+    ):
+        parser.add_argument(f"--max-{name}", metavar="N", type=_count, help=f"most {text}")
+    for name, text in (
+        ("deadline", "until a request is answered"),
+        ("pause", "of silence of a client"),
+        ("drain", "to go on after SIGTERM, not ready any more (default: 0)"),
+        ("grace", "for requests in progress after that (default: 30)"),
+    ):
+        parser.add_argument(f"--{name}", metavar="SECONDS", type=seconds, help=f"time {text}")
+
+
+def _count(text: str) -> int:
+    if not (text.isdecimal() and 1 <= int(text) <= MOST):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to {MOST}")
+    return int(text)
+
+
+def _port(text: str) -> int:
+    if not (text.isdecimal() and int(text) <= 65_535):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port: use 0 to 65535")
+    return int(text)
