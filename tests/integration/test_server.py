@@ -189,6 +189,7 @@ REFUSED = [
     ({"input": "one", "dimensions": "8"}, "dimensions: "),
     ({"input": "one", "task": "sorting"}, "unknown task 'sorting'"),
     ({"input": "one", "model": f"{NAME}@sorting"}, "unknown task 'sorting'"),
+    ({"input": "one", "model": f"{NAME}@"}, "unknown task ''"),
     ({"input": "one", "model": f"{NAME}@separation", "task": "classification"}, "another task"),
     ({"input": "one", "late_chunking": "yes"}, "late_chunking: "),
     ({"input": "one", "embedding_type": "float16"}, "embedding_type: "),
@@ -241,6 +242,8 @@ def test_limits_of_a_request(encoder: Encoder) -> None:
         assert "more than 2000 bytes" in refusal(client.post("/v1/chunks", content=parts), 413)
         many = {"text": "a b c d", "spans": [(0, 1)] * 4}
         assert "4 chunks" in refusal(post(client, "/v1/chunks", input=[many]), 422)
+        own = {"input": "One. " * 5, "split": {"by": "sentence"}}
+        assert "5 chunks" in refusal(post(client, "/v1/chunks", **own), 422)
 
 
 def test_chunks_have_the_cores_late_chunked_vectors(client: httpx.Client, encoder: Encoder) -> None:

@@ -28,10 +28,12 @@ async def chunks(body: ChunksRequest, request: Request) -> Response:
     call = service.call(body.model, body.task)
     dim = check_dim(body.dimensions, service.encoder.dims)
     service.check_items(len(body.input), "documents")
-    spans = await service.aside(lambda: _all_spans(body))
-    service.check_items(sum(map(len, spans)), "chunks")
+    given = (document.spans or document.chunks or () for document in body.input)
+    service.check_items(sum(map(len, given)), "chunks")
     texts = [document.text for document in body.input]
     tokens = sum(await service.counts(texts, call.task))
+    spans = await service.aside(lambda: _all_spans(body))
+    service.check_items(sum(map(len, spans)), "chunks")
     facts: Facts = request.state.facts
     facts.fill(call.task, "bulk", texts=len(texts), tokens=tokens)
     with encode_span(facts):
