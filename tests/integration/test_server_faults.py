@@ -13,6 +13,7 @@ import time
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from schemathesis.checks import not_a_server_error
 from taskvec.core import Encoder, RemoteEncoder
 from taskvec.integrations.cli import main
 from taskvec.integrations.cli.commands.serve import names_of
+from taskvec.integrations.cli.parser import run_command_line
+from taskvec.integrations.server import Limits
 from taskvec.integrations.server.embeddings import listing
 from taskvec.integrations.server.metrics import Metrics
 from tests.remote_server import NAME, Server, serving
@@ -150,6 +153,17 @@ def test_what_cannot_be_started_says_why(
     assert err.startswith("taskvec: ")
     assert err.count("\n") == 1
     assert message in err
+
+
+def test_the_help_names_the_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run_command_line(["serve", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    names = {"body_bytes": "max-body", "deadline_s": "deadline", "pause_s": "pause"}
+    for name, default in asdict(Limits()).items():
+        option = names.get(name, f"max-{name}")
+        assert re.search(rf"--{option} (N|SECONDS) [^-]*\(default: {default:g}\)|"
+                         rf"--{option} N [^-]*\(default: {default}\)", shown), option  # fmt: skip
 
 
 def test_a_model_is_called_by_the_last_part_of_its_name(checkpoint: Path) -> None:

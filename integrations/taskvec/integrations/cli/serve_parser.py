@@ -48,21 +48,23 @@ def add_serve(commands: Commands) -> None:
 
 
 def _add_limits(parser: Parser) -> None:
-    for name, text in (
-        ("body", "bytes of a request's body"),
-        ("items", "texts or chunks of a request"),
-        ("tokens", "tokens of a request"),
-        ("requests", "requests in progress"),
-        ("queued-tokens", "tokens that wait in each lane"),
+    for name, default, text in (
+        ("body", "33554432", "bytes of a request's body"),
+        ("items", "16384", "texts or chunks of a request"),
+        ("tokens", "1048576", "tokens of a request"),
+        ("requests", "256", "requests in progress"),
+        ("queued-tokens", "256 forward passes", "tokens that wait in each lane"),
     ):
-        parser.add_argument(f"--max-{name}", metavar="N", type=_count, help=f"most {text}")
-    for name, text in (
-        ("deadline", "until a request is answered"),
-        ("pause", "of silence of a client"),
-        ("drain", "to go on after SIGTERM, not ready any more (default: 0)"),
-        ("grace", "for requests in progress after that (default: 30)"),
+        help_ = f"most {text} (default: {default})"
+        parser.add_argument(f"--max-{name}", metavar="N", type=_count, help=help_)
+    for name, default, text in (
+        ("deadline", "300", "until a reply to a request begins"),
+        ("pause", "30", "of silence of a client within a request or reply"),
+        ("drain", "0", "to go on after SIGTERM, not ready any more"),
+        ("grace", "30", "for requests in progress after that"),
     ):
-        parser.add_argument(f"--{name}", metavar="SECONDS", type=seconds, help=f"time {text}")
+        help_ = f"time {text} (default: {default})"
+        parser.add_argument(f"--{name}", metavar="SECONDS", type=seconds, help=help_)
 
 
 def _count(text: str) -> int:
