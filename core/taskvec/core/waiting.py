@@ -5,12 +5,14 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def progress_bar(total: int, *, shown: bool) -> Iterator[Callable[[int], object] | None]:
-    """A bar on stderr; gives what to call with the number of texts done, None if not shown."""
+def progress_bar(
+    total: int | None, *, shown: bool, unit: str = "text"
+) -> Iterator[Callable[[int], object] | None]:
+    """A bar on stderr; gives what to call with the number of units done, None if not shown."""
     if not shown:
         yield None
         return
     from tqdm.auto import tqdm  # noqa: PLC0415 - only where a bar is asked for
 
-    with tqdm(total=total, unit="text") as bar:
+    with tqdm(total=total, unit=unit) as bar:
         yield bar.update

@@ -77,11 +77,18 @@ def encode_spans(
 
     context: the longest section in characters; one chunk that is longer is a section of its own.
     """
-    for group in _sections(spans, context):
-        start, end = group[0][0], group[-1][1]
-        moved = [(first - start, last - start) for first, last in group]
-        section = document.text[start:end]
+    for section, moved in sections(document.text, spans, context):
         yield embedder.encode_chunks(section, moved, task=task, dim=dim)
+
+
+def sections(text: str, spans: Sequence[Span], context: int) -> Iterator[tuple[str, list[Span]]]:
+    """What is encoded at once: a part of a text, and where spans, which may overlap, stand in it.
+
+    context: see `encode_spans`.
+    """
+    for group in _groups(spans, context):
+        start, end = min(first for first, _ in group), max(last for _, last in group)
+        yield text[start:end], [(first - start, last - start) for first, last in group]
 
 
 def join(parts: Sequence[Array], *, dim: int) -> Array:
@@ -140,7 +147,7 @@ def _blocks(text: str) -> Iterator[Span]:
         start = end
 
 
-def _sections(spans: Sequence[Span], context: int) -> Iterator[list[Span]]:
+def _groups(spans: Sequence[Span], context: int) -> Iterator[list[Span]]:
     group: list[Span] = []
     for span in spans:
         if group and span[1] - group[0][0] > context:

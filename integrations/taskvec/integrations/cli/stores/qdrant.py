@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from qdrant_client import QdrantClient, models
+from qdrant_client import AsyncQdrantClient, QdrantClient, models
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
 from taskvec.core.embedder import Array
@@ -170,20 +170,20 @@ def open_server(url: str, collection: str) -> Iterator[QdrantStore]:
             client.close()
 
 
-def is_embedded(client: QdrantClient) -> bool:
+def is_embedded(client: QdrantClient | AsyncQdrantClient) -> bool:
     """Whether a client runs Qdrant's local mode."""
-    return type(client._client).__name__ == "QdrantLocal"
+    return type(client._client).__name__ in {"QdrantLocal", "AsyncQdrantLocal"}
 
 
-def hasten_folder(client: QdrantClient) -> None:
-    """Spare an embedded Qdrant one wait for the disk per point.
+def hasten_folder(client: QdrantClient | AsyncQdrantClient, collection: str | None = None) -> None:
+    """Spare an embedded Qdrant, in one collection or in all, one wait for the disk per point.
 
     It commits every point by itself. With a write-ahead log a killed process loses nothing, and
     after a power failure the last files at most are indexed again.
     """
-    for collection in getattr(client._client, "collections", {}).values():
-        connection = getattr(getattr(collection, "storage", None), "storage", None)
-        if isinstance(connection, sqlite3.Connection):
+    for name, kept in getattr(client._client, "collections", {}).items():
+        connection = getattr(getattr(kept, "storage", None), "storage", None)
+        if collection in {None, name} and isinstance(connection, sqlite3.Connection):
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=NORMAL")
 
