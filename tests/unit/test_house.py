@@ -111,6 +111,7 @@ SLOW = ("torch", "transformers", "peft")
         "import taskvec.core; dir(taskvec.core); taskvec.core.shared_encoder('starter')",
         "import taskvec.adapters.pgvector, taskvec.adapters.qdrant, taskvec.adapters.langchain",
         "import taskvec.integrations.langchain, taskvec.integrations.llama_index",
+        "import taskvec.integrations.qdrant",
         "from taskvec.integrations.cli import main; main(['--help'])",
         "from taskvec.integrations.cli import main; main(['info', '--help'])",
     ],

@@ -1,0 +1,65 @@
+"""Plain mappings as Qdrant filters on the metadata of documents."""
+
+from collections.abc import Mapping, Sequence
+from datetime import date
+from typing import Any, TypeAlias
+
+from qdrant_client import models
+
+from taskvec.core.errors import InputError
+
+Filter: TypeAlias = models.Filter | Mapping[str, Any]
+
+METADATA = "metadata"
+BOUNDS = ("gt", "gte", "lt", "lte")
+
+
+def filter_of(given: Filter | None) -> models.Filter | None:
+    """A filter that all conditions of a mapping must meet; Qdrant's own are taken as they are.
+
+    {"lang": "en"}: equal; {"lang": ["en", "de"]}: one of them; {"year": {"gte": 2020}}: a range
+    of numbers or dates, by gt, gte, lt and lte.
+
+    Raises InputError for anything else.
+    """
+    if given is None or isinstance(given, models.Filter):
+        return given
+    if not isinstance(given, Mapping):
+        raise InputError(
+            f"filter is {type(given).__name__}: expected a mapping of metadata, or models.Filter"
+        )
+    return models.Filter(must=[_condition(key, value) for key, value in given.items()])
+
+
+def _condition(key: str, value: object) -> models.FieldCondition:
+    if not isinstance(key, str) or not key:
+        raise InputError(f"filter has the key {key!r}: expected the name of a metadata field")
+    path = f"{METADATA}.{key}"
+    if isinstance(value, str | int):  # bool is an int
+        return models.FieldCondition(key=path, match=models.MatchValue(value=value))
+    if isinstance(value, Mapping):
+        return models.FieldCondition(key=path, range=_range(key, value))
+    if isinstance(value, Sequence) and value and _are_alike(value):
+        return models.FieldCondition(key=path, match=models.MatchAny(any=list(value)))
+    raise InputError(
+        f"filter has {value!r} for {key!r}: expected a str, int or bool, a list of str or of int, "
+        f"or a mapping of {', '.join(BOUNDS)}; for more, give models.Filter"
+    )
+
+
+def _are_alike(values: Sequence[object]) -> bool:
+    return any(all(type(value) is kind for value in values) for kind in (str, int))
+
+
+def _range(key: str, bounds: Mapping[Any, Any]) -> models.Range | models.DatetimeRange:
+    if not bounds or (unknown := [name for name in bounds if name not in BOUNDS]):
+        named = f"the unknown bound {unknown[0]!r}" if bounds else "no bound"
+        raise InputError(f"filter has {named} for {key!r}: use {', '.join(BOUNDS)}")
+    if all(isinstance(bound, date) for bound in bounds.values()):
+        return models.DatetimeRange(**bounds)
+    for name, bound in bounds.items():
+        if isinstance(bound, bool) or not isinstance(bound, int | float):
+            raise InputError(
+                f"filter has {bound!r} as {name!r} of {key!r}: expected a number, or dates alone"
+            )
+    return models.Range(**bounds)

@@ -1,0 +1,199 @@
+"""Searches in stages: the small vectors choose candidates, larger ones re-score them."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from time import perf_counter
+from typing import Any
+
+from qdrant_client import models
+
+from taskvec.core.embedder import Array
+from taskvec.core.errors import InputError
+from taskvec.core.inputs import check_positive, check_text
+from taskvec.integrations.qdrant import bm25
+from taskvec.integrations.qdrant.encoding import EncodeQuery, shortened
+from taskvec.integrations.qdrant.filters import Filter, filter_of
+from taskvec.integrations.qdrant.hits import Explanation, Hit, Stage, hit_of
+from taskvec.integrations.qdrant.layout import DOCUMENT_ID, vector_name
+from taskvec.integrations.qdrant.settings import Settings
+from taskvec.integrations.qdrant.steps import Ask, Steps
+
+# How much more than k is looked at, at least; a document may have several chunks among them.
+CANDIDATES_PER_HIT = 10
+CANDIDATES = 100
+GROUPED = 4
+# Cormack et al., Reciprocal Rank Fusion outperforms Condorcet, SIGIR 2009.
+RRF_K = 60
+FUSION = "fusion"
+GROUPS = "groups"
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a caller searches for, checked. oversampling: None where nothing is quantised."""
+
+    text: str
+    k: int
+    filter: models.Filter | None
+    grouped: bool
+    hybrid: bool
+    candidates: int
+    oversampling: float | None
+
+
+def wish_of(
+    settings: Settings,
+    text: str,
+    k: int,
+    *,
+    filter: Filter | None,  # noqa: A002 - the public name
+    group_by_document: bool,
+    hybrid: bool | None,
+    candidates: int | None,
+    oversampling: float,
+    quantised: bool,
+) -> Wish:
+    """The wish that a search's options make. Raises InputError for options that make none.
+
+    quantised: whether the engine can be.
+    """
+    check_text(text)
+    check_positive("k", k)
+    check_positive("candidates", candidates, low=k)
+    if isinstance(oversampling, bool) or not isinstance(oversampling, int | float):
+        raise InputError(f"oversampling is {oversampling!r}: expected a number at least 1")
+    if not oversampling >= 1:
+        raise InputError(f"oversampling is {oversampling!r}: expected a number at least 1")
+    if hybrid and settings.sparse is None:
+        raise InputError("hybrid=True needs sparse vectors: create the collection with 'bm25'")
+    if candidates is None:
+        times = GROUPED if group_by_document else 1
+        candidates = max(CANDIDATES, CANDIDATES_PER_HIT * k) * times
+    return Wish(
+        text=text,
+        k=k,
+        filter=filter_of(filter),
+        grouped=bool(group_by_document),
+        hybrid=settings.sparse is not None if hybrid is None else bool(hybrid),
+        candidates=candidates,
+        oversampling=float(oversampling) if quantised else None,
+    )
+
+
+def searching(wish: Wish, settings: Settings, task: str | None) -> Steps[list[Hit]]:
+    """The k best chunks, or the best chunk of each of the k best documents."""
+    vector = yield EncodeQuery(wish.text, task, settings.full)
+    points = yield from _asking(_Plan(wish, settings, vector), wish)
+    return [hit_of(point, {}) for point in points]
+
+
+def explaining(wish: Wish, settings: Settings, task: str | None) -> Steps[Explanation]:
+    """The same, with what each stage did by itself."""
+    started = perf_counter()
+    vector = yield EncodeQuery(wish.text, task, settings.full)
+    stages = [Stage("encode", settings.full, None, 1, perf_counter() - started)]
+    plan = _Plan(wish, settings, vector)
+    scores: dict[Any, dict[str, float]] = {}
+    for name, dim, limit, request in plan.stages():
+        started = perf_counter()
+        answer = yield Ask("query_points", {**request, "with_payload": False})
+        stages.append(Stage(name, dim, limit, len(answer.points), perf_counter() - started))
+        for point in answer.points:
+            scores.setdefault(point.id, {})[name] = point.score
+    started = perf_counter()
+    points = yield from _asking(plan, wish)
+    if plan.fused or wish.grouped:
+        name = FUSION if plan.fused else GROUPS
+        stages.append(Stage(name, None, wish.k, len(points), perf_counter() - started))
+    return Explanation([hit_of(point, scores.get(point.id, {})) for point in points], stages)
+
+
+def _asking(plan: "_Plan", wish: Wish) -> Steps[list[models.ScoredPoint]]:
+    request = {**plan.request(), "limit": wish.k, "with_payload": True}
+    if not wish.grouped:
+        answer = yield Ask("query_points", request)
+        points: list[models.ScoredPoint] = answer.points
+        return points
+    groups = yield Ask("query_points_groups", {**request, "group_by": DOCUMENT_ID, "group_size": 1})
+    return [group.hits[0] for group in groups.groups]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The requests of a wish. vector: (full,), of its text."""
+
+    wish: Wish
+    settings: Settings
+    vector: Array
+
+    @cached_property
+    def queries(self) -> dict[int, list[float]]:
+        """The query at each dim."""
+        rows = shortened(self.vector[None, :], self.settings.dims)
+        return {dim: made for dim, (made,) in rows.items()}
+
+    @cached_property
+    def words(self) -> models.SparseVector | None:
+        """The query's words, where they count and there are some."""
+        return bm25.query_vector(self.wish.text) if self.wish.hybrid else None
+
+    @property
+    def fused(self) -> bool:
+        """Whether dense and sparse ranks are fused."""
+        return self.words is not None
+
+    def request(self) -> dict[str, Any]:
+        """The arguments of the whole search, but its limit."""
+        dims = self.settings.dims
+        if not self.fused:
+            return self._dense(len(dims) - 1)
+        dense = self._prefetch(self._dense(len(dims) - 1), self.wish.candidates)
+        sparse = self._prefetch(self._sparse(), self.wish.candidates)
+        return {
+            "query": models.RrfQuery(rrf=models.Rrf(k=RRF_K)),
+            "prefetch": [dense, sparse],
+        }
+
+    def stages(self) -> list[tuple[str, int | None, int, dict[str, Any]]]:
+        """Name, dim, limit and request of each stage that compares vectors."""
+        found: list[tuple[str, int | None, int, dict[str, Any]]] = []
+        for place, dim in enumerate(self.settings.dims):
+            limit = self._limit(place)
+            found.append((vector_name(dim), dim, limit, {**self._dense(place), "limit": limit}))
+        if self.fused:
+            limit = self.wish.candidates
+            found.append((bm25.NAME, None, limit, {**self._sparse(), "limit": limit}))
+        return found
+
+    def _limit(self, place: int) -> int:
+        """How many points the dim at a place keeps: the last one k, or all if they are fused."""
+        last = place == len(self.settings.dims) - 1
+        return (
+            self.wish.k if last and not (self.fused or self.wish.grouped) else self.wish.candidates
+        )
+
+    def _dense(self, place: int) -> dict[str, Any]:
+        dim = self.settings.dims[place]
+        request: dict[str, Any] = {"query": self.queries[dim], "using": vector_name(dim)}
+        if place:
+            # Only the first stage sees the filter: the others choose from what it found.
+            request["prefetch"] = self._prefetch(self._dense(place - 1), self._limit(place - 1))
+            return request
+        request["query_filter"] = self.wish.filter
+        if self.wish.oversampling is not None:
+            quantization = models.QuantizationSearchParams(
+                rescore=True, oversampling=self.wish.oversampling
+            )
+            request["search_params"] = models.SearchParams(quantization=quantization)
+        return request
+
+    def _sparse(self) -> dict[str, Any]:
+        return {"query": self.words, "using": bm25.NAME, "query_filter": self.wish.filter}
+
+    @staticmethod
+    def _prefetch(request: dict[str, Any], limit: int) -> models.Prefetch:
+        """A request of its own as a stage of another."""
+        names = {"query_filter": "filter", "search_params": "params"}
+        return models.Prefetch(
+            limit=limit, **{names.get(name, name): value for name, value in request.items()}
+        )
