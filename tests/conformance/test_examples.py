@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-NAMES = ["langchain_search", "llama_index_search", "qdrant_documents", "pgvector_copy"]
+NAMES = [
+    "langchain_search",
+    "llama_index_search",
+    "qdrant_collection",
+    "qdrant_documents",
+    "pgvector_copy",
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
