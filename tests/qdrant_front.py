@@ -17,6 +17,8 @@ from typing import Any
 from pydantic import BaseModel
 from qdrant_client import QdrantClient, models
 
+from taskvec.integrations.qdrant.creating import CLIENT_HAS_METADATA
+
 DONE = {"operation_id": 0, "status": "completed"}
 
 
@@ -44,6 +46,7 @@ class Front:
         self.requests: list[tuple[str, str]] = []
         self.indexes: dict[str, dict[str, Any]] = {}
         self.turn = threading.Lock()
+        self.keeps_metadata = CLIENT_HAS_METADATA  # as servers do from 1.16 on
         self.url = ""
 
     def writes(self) -> int:
@@ -72,7 +75,7 @@ class Front:
             name,
             vectors_config=asked.vectors,
             sparse_vectors_config=asked.sparse_vectors,
-            metadata=asked.metadata,
+            **({"metadata": asked.metadata} if self.keeps_metadata else {}),
         )
 
     def retrieve(self, name: str, body: bytes) -> Any:

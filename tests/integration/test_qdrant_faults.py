@@ -12,7 +12,7 @@ from qdrant_client import AsyncQdrantClient, QdrantClient, models
 from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 from tenacity import wait_none
 
-from taskvec.core.errors import SchemaError, StoreError
+from taskvec.core.errors import FingerprintError, StoreError
 from taskvec.integrations.qdrant import (
     AsyncTaskvecCollection,
     Document,
@@ -194,12 +194,28 @@ def test_a_collection_that_another_process_makes_first_is_opened(
     assert collection.ingest(numbered(1), splitter=lines).written == 1
 
 
-def test_a_server_that_keeps_no_metadata_is_refused(client: QdrantClient, served: Front) -> None:
-    """As servers before 1.16 do."""
-    params = models.VectorParams(size=8, distance=models.Distance.COSINE)
-    served.engine.create_collection("docs", params)
-    with pytest.raises(SchemaError, match=r"a Qdrant before 1\.16, which keeps none"):
-        TaskvecCollection.create(client, "docs", embedder=StubEmbedder())
+def test_a_server_that_keeps_no_metadata_keeps_settings_in_a_point(
+    client: QdrantClient, served: Front
+) -> None:
+    served.keeps_metadata = False
+    made = TaskvecCollection.create(client, "docs", embedder=StubEmbedder(), sparse="bm25")
+    made.ingest(numbered(2), splitter=lines)
+    assert served.engine.count("docs").count == 7
+    opened = TaskvecCollection.open(client, "docs", embedder=StubEmbedder())
+    for hybrid in (True, False):
+        assert len(opened.search("line", hybrid=hybrid)) == 6
+    again = TaskvecCollection.create(client, "docs", embedder=StubEmbedder(), sparse="bm25")
+    assert again.ingest(numbered(2), splitter=lines).unchanged == 2
+    with pytest.raises(FingerprintError, match="passage 'stub/"):
+        TaskvecCollection.open(client, "docs", embedder=StubEmbedder(name="retrained"))
+
+
+def test_documents_share_requests(collection: TaskvecCollection, served: Front) -> None:
+    before = len(served.requests)
+    collection.ingest(numbered(40), splitter=lines, batch_size=60)
+    paths = [path.rpartition("docs/")[2] for _, path in served.requests[before:]]
+    # What is there, the heads, the others, and that all is complete; for 20 documents each time.
+    assert paths == ["points", "points", "points", "points/payload"] * 2
 
 
 @pytest.mark.parametrize("hybrid", [True, False])

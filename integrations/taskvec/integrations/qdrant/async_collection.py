@@ -181,7 +181,7 @@ class AsyncTaskvecCollection(Collection):
             hybrid=hybrid,
             candidates=candidates,
             oversampling=oversampling,
-            quantised=not self._local,
+            local=self._local,
         )
         if explain:
             return await arun(explaining(wish, self._settings, self._roles.query), self._tools)

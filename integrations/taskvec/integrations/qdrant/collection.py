@@ -75,8 +75,8 @@ class TaskvecCollection(Collection):
         One that exists keeps its quantisation, and gets the payload indexes that it lacks.
 
         Args:
-            client: of a server from 1.16 on, or in local mode; a folder's points are then written
-                without a wait for the disk each, so that a power failure may undo the last ones.
+            client: of a server, or in local mode; a folder's points are then written without a
+                wait for the disk each, so that a power failure may undo the last ones.
             name: of the collection.
             model: a model name, a folder, or a server's URL; see `shared_encoder`.
             embedder: one to use in its place.
@@ -98,7 +98,7 @@ class TaskvecCollection(Collection):
         Raises:
             InputError: an unknown option; DimensionError for dims, TaskError for a task.
             FingerprintError: the collection exists, with vectors of another kind.
-            SchemaError: it exists and is none of ours, or the server keeps no metadata.
+            SchemaError: it exists and is none of ours.
             StoreError: the server cannot be reached, or refuses.
         """
         roles = Roles.choose(task, query_task, passage_task)
@@ -265,7 +265,7 @@ class TaskvecCollection(Collection):
             hybrid=hybrid,
             candidates=candidates,
             oversampling=oversampling,
-            quantised=not self._local,
+            local=self._local,
         )
         if explain:
             return run(explaining(wish, self._settings, self._roles.query), self._tools)

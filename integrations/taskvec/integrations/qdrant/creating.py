@@ -1,30 +1,42 @@
-"""Makes collections, and opens those that are there."""
+"""Makes collections, and opens those that are there.
 
+What a collection was made with stands in its metadata. Qdrant keeps those from 1.16 on, client and
+server alike; before, they are the payload of a point without vectors, which no search finds.
+"""
+
+from collections.abc import Mapping
 from typing import Any
+from uuid import uuid5
+
+from qdrant_client import models
 
 from taskvec.core.errors import SchemaError, StoreError
-from taskvec.integrations.qdrant.settings import Settings
+from taskvec.integrations.qdrant.layout import NAMESPACE
+from taskvec.integrations.qdrant.settings import META_KEY, Settings
 from taskvec.integrations.qdrant.steps import Ask, Steps
+
+SETTINGS_POINT = str(uuid5(NAMESPACE, "settings"))
+CLIENT_HAS_METADATA = "metadata" in models.CollectionConfig.model_fields
 
 
 def creating(
-    name: str, wanted: Settings, config: dict[str, Any], indexes: dict[str, Any]
+    name: str, wanted: Settings, config: Mapping[str, Any], indexes: Mapping[str, Any]
 ) -> Steps[Settings]:
     """Make a collection where there is none, and the payload indexes that it lacks.
 
     Raises FingerprintError for one of other settings, SchemaError for one that is not ours.
     """
-    if not (yield Ask("collection_exists")):
-        try:
-            yield Ask("create_collection", {**config, "metadata": wanted.metadata()})
-        except (StoreError, ValueError):
-            # Someone else may have made it, or the server did and its answer was lost.
-            if not (yield Ask("collection_exists")):
-                raise
-    kept, indexed = yield from _reading(name)
+    made = not (yield Ask("collection_exists"))
+    if made:
+        made = yield from _making(wanted, config)
+    info = yield Ask("get_collection")
+    if made and _metadata(info) is None:
+        point = models.PointStruct(id=SETTINGS_POINT, vector={}, payload=wanted.metadata())
+        yield Ask("upsert", {"points": [point], "wait": True})
+    kept = yield from _reading(name, info)
     kept.check_same(name, wanted)
     for field, schema in indexes.items():
-        if field not in indexed:
+        if field not in info.payload_schema:
             arguments = {"field_name": field, "field_schema": schema, "wait": True}
             yield Ask("create_payload_index", arguments)
     return kept
@@ -33,16 +45,40 @@ def creating(
 def opening(name: str) -> Steps[Settings]:
     """The settings of a collection. Raises StoreError where there is none."""
     try:
-        kept, _ = yield from _reading(name)
-    except SchemaError:
-        raise
+        info = yield Ask("get_collection")
     except (StoreError, ValueError) as error:
         if (yield Ask("collection_exists")):
             raise
         raise StoreError(f"collection {name!r} does not exist: make it with create") from error
-    return kept
+    return (yield from _reading(name, info))
 
 
-def _reading(name: str) -> Steps[tuple[Settings, set[str]]]:
-    info = yield Ask("get_collection")
-    return Settings.read(name, info.config.metadata), set(info.payload_schema)
+def _making(wanted: Settings, config: Mapping[str, Any]) -> Steps[bool]:
+    """Make a collection; gives whether it was this call that did."""
+    metadata = {"metadata": wanted.metadata()} if CLIENT_HAS_METADATA else {}
+    try:
+        yield Ask("create_collection", {**config, **metadata})
+    except (StoreError, ValueError):
+        # Someone else may have made it, or the server did and its answer was lost.
+        if not (yield Ask("collection_exists")):
+            raise
+        return False
+    return True
+
+
+def _reading(name: str, info: models.CollectionInfo) -> Steps[Settings]:
+    kept = _metadata(info)
+    if kept is None:
+        records = yield Ask("retrieve", {"ids": [SETTINGS_POINT], "with_payload": True})
+        kept = next((record.payload.get(META_KEY) for record in records), None)
+    settings = Settings.read(kept)
+    if settings is None:
+        raise SchemaError(
+            f"collection {name!r} was not made by TaskvecCollection: give another name, or delete "
+            "it if nothing is in it"
+        )
+    return settings
+
+
+def _metadata(info: models.CollectionInfo) -> object:
+    return (getattr(info.config, "metadata", None) or {}).get(META_KEY)

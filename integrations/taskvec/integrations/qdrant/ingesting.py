@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
-from uuid import UUID, uuid5
+from uuid import uuid5
 
 from qdrant_client import models
 
@@ -17,12 +17,10 @@ from taskvec.core.embedder import Array
 from taskvec.integrations.qdrant import bm25
 from taskvec.integrations.qdrant.documents import Cut
 from taskvec.integrations.qdrant.encoding import EncodeChunks, shortened
-from taskvec.integrations.qdrant.layout import DOCUMENT_ID, vector_name
+from taskvec.integrations.qdrant.layout import DOCUMENT_ID, NAMESPACE, vector_name
 from taskvec.integrations.qdrant.settings import Settings
 from taskvec.integrations.qdrant.steps import Ask, Steps
 
-# Ids are derived from it: with another one, every collection would be made anew.
-NAMESPACE = UUID("0e1cf1b0-6d3c-5c55-8f55-9a3f6d0d7b42")
 STATE = "taskvec"
 # Points in one request: with their vectors of all dims some megabytes, of the 32 that are allowed.
 POINTS = 128

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias
+from uuid import UUID
 
 from qdrant_client import models
 
@@ -11,6 +12,8 @@ from taskvec.integrations.qdrant.filters import METADATA
 
 Quantization: TypeAlias = Literal["scalar", "binary"]
 
+# Ids are derived from it: with another one, every collection would be made anew.
+NAMESPACE = UUID("0e1cf1b0-6d3c-5c55-8f55-9a3f6d0d7b42")
 DOCUMENT_ID = "document_id"
 QUANTIZATIONS: dict[str, models.QuantizationConfig] = {
     "scalar": models.ScalarQuantization(

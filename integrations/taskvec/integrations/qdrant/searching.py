@@ -9,7 +9,7 @@ from qdrant_client import models
 
 from taskvec.core.embedder import Array
 from taskvec.core.errors import InputError
-from taskvec.core.inputs import check_positive, check_text
+from taskvec.core.inputs import check_positive
 from taskvec.integrations.qdrant import bm25
 from taskvec.integrations.qdrant.encoding import EncodeQuery, shortened
 from taskvec.integrations.qdrant.filters import Filter, filter_of
@@ -24,6 +24,7 @@ CANDIDATES = 100
 GROUPED = 4
 # Cormack et al., Reciprocal Rank Fusion outperforms Condorcet, SIGIR 2009.
 RRF_K = 60
+HAS_RRF_K = hasattr(models, "RrfQuery")
 FUSION = "fusion"
 GROUPS = "groups"
 
@@ -51,13 +52,14 @@ def wish_of(
     hybrid: bool | None,
     candidates: int | None,
     oversampling: float,
-    quantised: bool,
+    local: bool,
 ) -> Wish:
     """The wish that a search's options make. Raises InputError for options that make none.
 
-    quantised: whether the engine can be.
+    local: whether the engine is Qdrant's local one, which quantises nothing.
     """
-    check_text(text)
+    if not isinstance(text, str):
+        raise InputError(f"text is {type(text).__name__}: expected str")
     check_positive("k", k)
     check_positive("candidates", candidates, low=k)
     if isinstance(oversampling, bool) or not isinstance(oversampling, int | float):
@@ -66,6 +68,12 @@ def wish_of(
         raise InputError(f"oversampling is {oversampling!r}: expected a number at least 1")
     if hybrid and settings.sparse is None:
         raise InputError("hybrid=True needs sparse vectors: create the collection with 'bm25'")
+    fused = settings.sparse is not None if hybrid is None else bool(hybrid)
+    if group_by_document and fused and local and not HAS_RRF_K:
+        raise InputError(
+            "grouping a hybrid search in local mode needs qdrant-client 1.16 or newer: give "
+            "hybrid=False"
+        )
     if candidates is None:
         times = GROUPED if group_by_document else 1
         candidates = max(CANDIDATES, CANDIDATES_PER_HIT * k) * times
@@ -74,9 +82,9 @@ def wish_of(
         k=k,
         filter=filter_of(filter),
         grouped=bool(group_by_document),
-        hybrid=settings.sparse is not None if hybrid is None else bool(hybrid),
+        hybrid=fused,
         candidates=candidates,
-        oversampling=float(oversampling) if quantised else None,
+        oversampling=None if local else float(oversampling),
     )
 
 
@@ -109,7 +117,8 @@ def explaining(wish: Wish, settings: Settings, task: str | None) -> Steps[Explan
 
 
 def _asking(plan: "_Plan", wish: Wish) -> Steps[list[models.ScoredPoint]]:
-    request = {**plan.request(), "limit": wish.k, "with_payload": True}
+    # The filter once more: before 1.16 the local engine forgets that of the stages when it groups.
+    request = {**plan.request(), "query_filter": wish.filter, "limit": wish.k, "with_payload": True}
     if not wish.grouped:
         answer = yield Ask("query_points", request)
         points: list[models.ScoredPoint] = answer.points
@@ -150,7 +159,7 @@ class _Plan:
         dense = self._prefetch(self._dense(len(dims) - 1), self.wish.candidates)
         sparse = self._prefetch(self._sparse(), self.wish.candidates)
         return {
-            "query": models.RrfQuery(rrf=models.Rrf(k=RRF_K)),
+            "query": _fusion(),
             "prefetch": [dense, sparse],
         }
 
@@ -197,3 +206,9 @@ class _Plan:
         return models.Prefetch(
             limit=limit, **{names.get(name, name): value for name, value in request.items()}
         )
+
+
+def _fusion() -> models.Query:
+    if HAS_RRF_K:
+        return models.RrfQuery(rrf=models.Rrf(k=RRF_K))
+    return models.FusionQuery(fusion=models.Fusion.RRF)  # before 1.16, with Qdrant's own k

@@ -1,11 +1,11 @@
 """What a collection's vectors depend on, kept in the collection and compared."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 from taskvec.core import Embedder, Roles
-from taskvec.core.errors import DimensionError, FingerprintError, InputError, SchemaError
+from taskvec.core.errors import DimensionError, FingerprintError, InputError
 from taskvec.core.inputs import check_positive
 from taskvec.core.registry import is_url
 from taskvec.integrations.cli.chunking import LONG_CONTEXT, context_of
@@ -46,17 +46,13 @@ class Settings:
         return {META_KEY: asdict(self) | {"dims": list(self.dims)}}
 
     @classmethod
-    def read(cls, collection: str, metadata: Mapping[str, Any] | None) -> Self:
-        """The settings in a collection's metadata. Raises SchemaError where there are none."""
+    def read(cls, kept: object) -> Self | None:
+        """The settings that something kept is, None if it is something else."""
         try:
-            kept = dict((metadata or {})[META_KEY])
-            return cls(**kept | {"dims": tuple(kept["dims"])})
+            values: dict[str, Any] = dict(kept)  # type: ignore[call-overload]  # or TypeError
+            return cls(**values | {"dims": tuple(values["dims"])})
         except (KeyError, TypeError, ValueError):
-            raise SchemaError(
-                f"collection {collection!r} has no settings of TaskvecCollection: something else "
-                "made it, or a Qdrant before 1.16, which keeps none; give another name, or update "
-                "Qdrant and delete it"
-            ) from None
+            return None
 
     def check_same(self, collection: str, wanted: Self) -> None:
         """Raise FingerprintError unless both mean the same vectors."""
