@@ -67,8 +67,10 @@ def texts(lengths: list[int]) -> list[str]:
 @functools.cache
 def _words() -> list[str]:
     """Words that are one token each."""
-    vocabulary = tokenizer().get_vocab()
-    return sorted(piece for piece in vocabulary if piece.isalpha() and piece.isascii())
+    pieces = sorted(piece[1:] for piece in tokenizer().get_vocab() if piece.startswith("\u2581"))
+    words = [word for word in pieces if word.isalpha() and word.isascii()]
+    encodings = tokenizer().encode_batch_fast(words)
+    return [word for word, made in zip(words, encodings, strict=True) if len(made.ids) == 3]
 
 
 def log_normal_lengths(

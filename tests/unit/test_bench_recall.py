@@ -143,11 +143,11 @@ def test_a_run_finds_all_where_it_compares_all_and_less_where_it_compares_less(
         assert few is not None
         assert many is not None
         assert few.recall < many.recall <= 1
-    plain, again = (made.of(Search(8, "binary", 32, rescored=own)) for own in (False, True))
+    plain, again = (made.of(Search(8, "binary", 32, 5, rescored=own)) for own in (False, True))
     assert plain is not None
     assert again is not None
     assert plain.recall < again.recall
-    rough, alone = made.of(Search(8, "binary", 32)), made.of(Search(8, "none", 32))
+    rough, alone = made.of(Search(8, "binary", 32, 5)), made.of(Search(8, "none", 32, 5))
     assert rough is not None
     assert alone is not None
     assert rough.recall < alone.recall
