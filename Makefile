@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+# A file's tests stay together; each worker has one thread of torch and a Postgres of its own.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 SOURCES := core adapters integrations tests examples benchmarks
 
 .DEFAULT_GOAL := help
@@ -29,10 +31,10 @@ types: $(VENV)/dev  ## mypy, strict
 	$(BIN)/mypy core adapters integrations tests examples benchmarks
 
 test-all: lint types wheel $(VENV)/dev  ## the same with the slow tests
-	$(BIN)/python -m pytest -m ""
+	$(PYTEST) -m ""
 
 unit: $(VENV)/dev  ## all tests but the slow ones
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-matrix: $(VENV)/dev  ## the Qdrant adapter on every minor version of qdrant-client it works with
 	$(BIN)/python tests/matrix.py $(MATRIX)

@@ -64,7 +64,8 @@ def test_the_demo_asks_all_four_and_they_agree(
     assert all(label in out for label in LABELS)
     assert "The four agree" in out
     assert " index FOLDER" in out
-    assert max(map(len, out.splitlines())) <= 100
+    # The first line names the model, here by a path of any length.
+    assert max(map(len, out.splitlines()[1:])) <= 100
     assert "Warning" not in out + err
 
 

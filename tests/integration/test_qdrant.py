@@ -433,7 +433,7 @@ def test_the_matrix_is_what_is_said_to_be_tested() -> None:
     assert f"{first} to {last}" == TESTED
     project = Path(__file__).parents[2] / "pyproject.toml"
     extras = tomllib.loads(project.read_text())["project"]["optional-dependencies"]
-    assert extras["qdrant"] == [f"qdrant-client>={VERSIONS[0]}"]
+    assert f"qdrant-client>={VERSIONS[0]}" in extras["qdrant"]
 
 
 def test_a_client_with_inference_goes_when_it_is_let_go(tmp_path: Path, encoder: Encoder) -> None:
