@@ -42,6 +42,7 @@ from tests.conformance.workflows import (
     LangChainIndexed,
     LlamaIndexParsed,
     PostgresColumn,
+    QdrantCollection,
 )
 from tests.remote_server import serving
 
@@ -59,6 +60,7 @@ ADAPTERS: list[type[Adapter]] = [
     Qdrant,
     QdrantAsync,
     QdrantPoints,
+    QdrantCollection,
     Pgvector,
     PgvectorAsync,
     PostgresColumn,

@@ -18,7 +18,7 @@ from llama_index.core.node_parser import LangchainNodeParser
 from llama_index.core.schema import TextNode
 from pgvector.psycopg import register_vector
 from psycopg import sql
-from qdrant_client import QdrantClient
+from qdrant_client import QdrantClient, models
 
 from taskvec.adapters.langchain import TaskvecEmbeddings
 from taskvec.core import Embedder, shared_encoder
@@ -29,6 +29,8 @@ from taskvec.integrations.cli.stores.opening import open_store
 from taskvec.integrations.langchain import index_documents
 from taskvec.integrations.llama_index import LateChunkingNodeParser
 from taskvec.integrations.postgres import Worker, attach, search
+from taskvec.integrations.qdrant import Document as QdrantDocument
+from taskvec.integrations.qdrant import TaskvecCollection
 from tests.conformance.adapter import AXES, FULL, Chunked, Kept, Place
 from tests.conformance.adapters import embedding_of
 
@@ -196,6 +198,60 @@ class CommandLinePostgres(CommandLine):
         query = sql.SQL("SELECT embedding::real[] FROM {} ORDER BY source, number").format(table)
         with psycopg.connect(self.spec) as conn:
             return [row[0] for row in conn.execute(query).fetchall()]
+
+
+class QdrantCollection(Chunked, Kept):
+    """`TaskvecCollection`: documents that it cuts and stores, and its search."""
+
+    refuses = frozenset({"blank", "nul", "surrogate"})
+
+    def __init__(self, options: dict[str, Any], place: Place) -> None:
+        self.dim = options.get("dim", FULL)
+        kept = {name: value for name, value in options.items() if name != "dim"}
+        self.options = {"dims": [self.dim], **kept}
+        self.client = QdrantClient(":memory:")
+        self.axes = self.created()
+        points = [
+            models.PointStruct(id=i, vector={f"d{self.dim}": axis}, payload=self.payload(i))
+            for i, axis in enumerate(AXES[: self.dim, : self.dim].tolist())
+        ]
+        self.client.upsert(self.axes.name, points)
+        self.kept = self.axes
+
+    def created(self) -> TaskvecCollection:
+        return TaskvecCollection.create(self.client, f"c{uuid.uuid4().hex}", **self.options)
+
+    def payload(self, i: int) -> dict[str, Any]:
+        text = str(i)
+        place = {"document_id": text, "chunk": 0, "start": 0, "end": len(text)}
+        return {**place, "text": text, "metadata": {}}
+
+    def query(self, text: str) -> Any:
+        hits = self.axes.search(text, self.dim)
+        return [hit.score for hit in sorted(hits, key=lambda hit: int(hit.text))]
+
+    def passages(self, texts: list[str]) -> Any:
+        return [point.vector[f"d{self.dim}"] for point in self.points(texts)]
+
+    def chunked(self, document: str) -> tuple[list[Span], Any]:
+        points = self.points([document], chunk_characters=32)
+        spans = [(point.payload["start"], point.payload["end"]) for point in points]
+        return spans, [point.vector[f"d{self.dim}"] for point in points]
+
+    def asked_by(self, embedder: Embedder) -> Any:
+        opened = TaskvecCollection.open(self.client, self.kept.name, embedder=embedder)
+        return opened.search("anything")
+
+    def points(self, texts: list[str], **options: Any) -> list[Any]:
+        """What is kept, in order of documents and chunks."""
+        made = self.kept = self.created()
+        documents = [QdrantDocument(f"{i:03}", text) for i, text in enumerate(texts)]
+        made.ingest(documents, **options)
+        ours = [models.HasVectorCondition(has_vector=f"d{self.dim}")]
+        records, _ = self.client.scroll(
+            made.name, models.Filter(must=ours), limit=1_000, with_vectors=True
+        )
+        return sorted(records, key=lambda r: (r.payload["document_id"], r.payload["chunk"]))
 
 
 class PostgresColumn(Chunked, Kept):
