@@ -25,6 +25,7 @@ from taskvec.integrations.qdrant import (
     Hit,
     TaskvecCollection,
     searching,
+    settings,
 )
 from taskvec.integrations.qdrant.creating import CLIENT_HAS_METADATA, SETTINGS_POINT
 from taskvec.integrations.qdrant.ingesting import point_id
@@ -315,6 +316,7 @@ def test_an_explained_search_finds_the_same(
 
 BAD_SEARCHES: dict[str, tuple[dict[str, Any], str]] = {
     "text": ({"text": 3}, "text is int: expected str"),
+    "no k": ({"k": None}, "k is None: expected a whole number at least 1"),
     "k": ({"k": 0}, "k is 0: expected a whole number at least 1"),
     "candidates": ({"candidates": 2}, "candidates is 2: expected a whole number at least 10"),
     "oversampling": ({"oversampling": 0.5}, "oversampling is 0.5: expected a number at least 1"),
@@ -542,6 +544,62 @@ async def test_the_awaited_twin_does_the_same(
     assert {hit.document_id for hit in await made.search(ASKED)} == {"files", "threads", "time"}
     with pytest.raises(FingerprintError):
         await AsyncTaskvecCollection.open(aqdrant.client, name, embedder=StubEmbedder())
+
+
+def test_points_of_users_own_are_no_hits(
+    filled: TaskvecCollection, qdrant: Clients[QdrantClient], encoder: Encoder
+) -> None:
+    vectors = {f"d{dim}": [1.0] * dim for dim in (8, 32)}
+    own = models.PointStruct(id=7, vector=vectors, payload={"mine": True})
+    before = filled.search(ASKED)
+    qdrant.client.upsert(filled.name, [own], wait=True)
+    for options in ({}, {"hybrid": False}):
+        assert {hit.id for hit in filled.search(ASKED, **options)} == {hit.id for hit in before}
+
+
+def test_fields_of_any_name_are_filtered(qdrant: Clients[QdrantClient]) -> None:
+    made = TaskvecCollection.create(qdrant.client, qdrant.name(), embedder=StubEmbedder())
+    names = ["content-type", "two words", "a/b", "a:b", "\u00fcber"]
+    metadata = {**dict.fromkeys(names, "yes"), "deep": {"er": "yes"}, "many": [1, 2]}
+    made.ingest([Document("a", "x", metadata), Document("b", "x", dict.fromkeys(names, "no"))])
+    for name in (*names, "deep.er"):
+        assert [hit.document_id for hit in made.search("x", filter={name: "yes"})] == ["a"]
+    assert [hit.document_id for hit in made.search("x", filter={"many[1]": 2})] == ["a"]
+
+
+@pytest.mark.skipif(URL is not None, reason="only the local engine raises ValueError")
+def test_what_the_local_engine_refuses_is_told_as_a_servers_refusal(
+    qdrant: Clients[QdrantClient],
+) -> None:
+    made = TaskvecCollection.create(qdrant.client, qdrant.name(), embedder=StubEmbedder())
+    qdrant.client.delete_collection(made.name)
+    with pytest.raises(StoreError, match=r"Qdrant refused: Collection .* not found"):
+        made.search("x")
+
+
+def test_words_that_are_counted_otherwise_are_refused_when_opening(
+    filled: TaskvecCollection,
+    qdrant: Clients[QdrantClient],
+    encoder: Encoder,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(settings.SPARSE, "bm25", "bm25/2")
+    with pytest.raises(FingerprintError, match="sparse 'bm25/1', not 'bm25/2'"):
+        TaskvecCollection.open(qdrant.client, filled.name, embedder=encoder)
+
+
+def test_a_context_that_nobody_asked_for_is_no_reason_to_refuse(
+    qdrant: Clients[QdrantClient],
+) -> None:
+    """Its default is another one for a model's name than for the same model, loaded."""
+    for late_chunking, again in ((True, {}), (False, {"context": 99})):
+        name, options = qdrant.name(), {"embedder": StubEmbedder(), "late_chunking": late_chunking}
+        TaskvecCollection.create(qdrant.client, name, context=20, **options)
+        made = TaskvecCollection.create(qdrant.client, name, **options, **again)
+        assert made._settings.context == 20
+        options["late_chunking"] = not late_chunking
+        with pytest.raises(FingerprintError, match="late_chunking"):
+            TaskvecCollection.create(qdrant.client, name, **options)
 
 
 async def test_awaited_searches_at_once_do_not_mix(

@@ -1,9 +1,11 @@
 """Documents are written once, replaced whole, resumed after a kill, and deleted whole."""
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +24,8 @@ from taskvec.integrations.qdrant import (
     Document,
     Ingested,
     TaskvecCollection,
+    encoding,
+    ingesting,
 )
 from taskvec.integrations.qdrant.creating import SETTINGS_POINT
 from taskvec.integrations.qdrant.ingesting import point_id
@@ -241,7 +245,9 @@ BAD: dict[str, tuple[Any, dict[str, Any], str]] = {
         "gave both chunks and spans",
     ),
     "characters": ([], {"chunk_characters": 0}, "chunk_characters is 0"),
+    "no characters": ([], {"chunk_characters": None}, "chunk_characters is None"),
     "batch": ([], {"batch_size": 0}, "batch_size is 0"),
+    "no batch": ([], {"batch_size": None}, "batch_size is None"),
 }  # fmt: skip
 
 
@@ -273,6 +279,32 @@ def test_metadata_may_hold_dates_and_uuids(collection: TaskvecCollection) -> Non
     assert collection.ingest(documents).unchanged == 1
 
 
+SETS = """
+import json
+from taskvec.adapters.qdrant import points
+from taskvec.integrations.qdrant.documents import Cutter, Document
+tags = set("abcdefgh")
+cut = Cutter(None).cut(0, Document("a", "x", {"tags": tags, "deep": [{"er": frozenset(tags)}]}))
+[point] = points(["x"], vectors=[[1.0]], payloads=[{"tags": tags}])
+print(json.dumps([cut.digest, cut.metadata, point.id]))
+"""
+
+
+def test_sets_in_metadata_are_no_change_in_another_process() -> None:
+    told = {
+        subprocess.run(
+            [sys.executable, "-c", SETS],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(told) == 1
+    assert b'"tags": ["a", "b", "c", "d", "e", "f", "g", "h"]' in told.pop()
+
+
 def test_nothing_is_lost_when_the_encoder_fails(
     qdrant: Clients[QdrantClient], collection: TaskvecCollection
 ) -> None:
@@ -291,9 +323,19 @@ def test_nothing_is_lost_when_the_encoder_fails(
     check(qdrant.client, collection.name, documents)
 
 
+def again(qdrant: Clients[QdrantClient], collection: TaskvecCollection) -> TaskvecCollection:
+    """Another object for the same collection and client."""
+    return TaskvecCollection.open(qdrant.client, collection.name, embedder=StubEmbedder())
+
+
 @pytest.mark.skipif(URL is not None, reason="a server takes several calls at once")
-def test_threads_of_one_collection_ask_the_local_engine_one_by_one(
-    collection: TaskvecCollection, qdrant: Clients[QdrantClient], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("shared", [True, False])
+def test_threads_ask_the_local_engine_one_by_one(
+    *,
+    shared: bool,
+    collection: TaskvecCollection,
+    qdrant: Clients[QdrantClient],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It mixes up the points of calls that overlap."""
     inside, most = 0, 0
@@ -315,8 +357,9 @@ def test_threads_of_one_collection_ask_the_local_engine_one_by_one(
         monkeypatch.setattr(qdrant.client, name, watched(getattr(qdrant.client, name)))
 
     def work(part: list[Document]) -> None:
-        collection.ingest(part, splitter=lines, batch_size=1)
-        collection.search("line", 1)
+        own = collection if shared else again(qdrant, collection)
+        own.ingest(part, splitter=lines, batch_size=1)
+        own.search("line", 1)
 
     documents = numbered(16)
     with ThreadPoolExecutor(4) as pool:
@@ -355,6 +398,55 @@ async def test_the_awaited_twin_replaces_and_refuses_alike(stub: StubEmbedder) -
             await collection.ingest("text")
         ours = models.FieldCondition(key="chunk", range=models.Range(gte=0))
         assert (await made.client.count(name, models.Filter(must=[ours]))).count == 10
+
+
+class Crowd(StubEmbedder):
+    """Counts the sections that are encoded at once; those that hold "bad" fail."""
+
+    inside = most = 0
+
+    async def aencode_chunks(self, document: str, spans: Any, **options: Any) -> Any:
+        self.inside += 1
+        self.most = max(self.most, self.inside)
+        await asyncio.sleep(0.01)
+        self.inside -= 1
+        if "bad" in document:
+            raise RuntimeError("out of memory")
+        return self.encode_chunks(document, spans, task=options["task"], dim=options["dim"])
+
+
+async def test_awaited_sections_neither_crowd_nor_outlive_a_failed_one() -> None:
+    async with aclients() as made:
+        crowd = Crowd()
+        collection = await AsyncTaskvecCollection.create(
+            made.client, made.name(), embedder=crowd, context=8
+        )
+        await collection.ingest(numbered(1, each=200), splitter=lines)
+        assert 8 < crowd.most <= encoding.AWAITED
+        crowd.calls.clear()
+        with pytest.raises(RuntimeError, match="out of memory"):
+            await collection.ingest(numbered(1, "bad", each=200), splitter=lines)
+        await asyncio.sleep(0.05)
+        assert not crowd.calls
+        assert crowd.most <= encoding.AWAITED
+
+
+async def test_points_are_made_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = []
+
+    def watched(*args: Any) -> Any:
+        threads.append(threading.current_thread())
+        return points_of(*args)
+
+    points_of = ingesting._points
+    monkeypatch.setattr(ingesting, "_points", watched)
+    async with aclients() as made:
+        collection = await AsyncTaskvecCollection.create(
+            made.client, made.name(), embedder=StubEmbedder()
+        )
+        await collection.ingest(numbered(2), splitter=lines)
+    assert threads
+    assert threading.main_thread() not in threads
 
 
 KILLED = """
@@ -414,6 +506,18 @@ def wait_for_growth(path: Path, size: int) -> None:
         time.sleep(0.001)
 
 
+def dying(method: Callable[..., Any], left: list[int]) -> Callable[..., Any]:
+    """The method, but the last of `left` calls of all that share it dies before it is made."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        return method(*args, **kwargs)
+
+    return call
+
+
 @pytest.mark.parametrize("then", ["the same version", "the former one", "a shorter one"])
 @pytest.mark.parametrize("known", [True, False])
 @pytest.mark.parametrize("stop", range(1, 5))
@@ -433,26 +537,51 @@ def test_a_run_that_ends_before_any_of_its_writes_is_made_good(
     if known:
         collection.ingest(old, splitter=lines)
     left = [stop]
-
-    def dying(method: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            left[0] -= 1
-            if left[0] == 0:
-                raise KeyboardInterrupt
-            return method(*args, **kwargs)
-
-        return call
-
     died = False
     with monkeypatch.context() as patched:
         for name in ("upsert", "delete", "set_payload"):
-            patched.setattr(qdrant.client, name, dying(getattr(qdrant.client, name)))
+            patched.setattr(qdrant.client, name, dying(getattr(qdrant.client, name), left))
         try:
             collection.ingest(new, splitter=lines)
         except KeyboardInterrupt:
             died = True
     assert died == (stop <= (4 if known else 3))
     documents = {"the same version": new, "the former one": old, "a shorter one": shorter}[then]
+    collection.ingest(documents, splitter=lines)
+    check(qdrant.client, collection.name, documents)
+
+
+@pytest.mark.parametrize("emptied", [True, False])
+@pytest.mark.parametrize("resumed", [True, False])
+@pytest.mark.parametrize("stop", range(1, 4))
+def test_a_removal_that_ends_before_any_of_its_writes_is_made_good(
+    *,
+    stop: int,
+    emptied: bool,
+    resumed: bool,
+    collection: TaskvecCollection,
+    qdrant: Clients[QdrantClient],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The same documents may come back, and must not be taken for complete."""
+    documents = numbered(3, each=5)
+    collection.ingest(documents, splitter=lines)
+    left = [stop]
+
+    def remove() -> None:
+        if emptied:
+            collection.ingest([Document("d0", ""), Document("d2", "")], splitter=lines)
+        else:
+            collection.delete(["d0", "d2"])
+
+    with monkeypatch.context() as patched:
+        for name in ("upsert", "delete", "set_payload"):
+            patched.setattr(qdrant.client, name, dying(getattr(qdrant.client, name), left))
+        with pytest.raises(KeyboardInterrupt):
+            remove()
+    if resumed:
+        remove()
+        check(qdrant.client, collection.name, documents[1:2])
     collection.ingest(documents, splitter=lines)
     check(qdrant.client, collection.name, documents)
 

@@ -9,6 +9,7 @@ from qdrant_client import models
 from taskvec.core.errors import InputError
 from taskvec.integrations.qdrant import bm25
 from taskvec.integrations.qdrant.filters import filter_of
+from taskvec.integrations.qdrant.layout import payload_indexes
 
 BAD: dict[str, tuple[Any, str]] = {
     "no mapping": ("lang", "filter is str: expected a mapping"),
@@ -20,6 +21,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "no bound": ({"year": {}}, "no bound for 'year'"),
     "text bound": ({"year": {"gt": "2020"}}, "'2020' as 'gt' of 'year'"),
     "key": ({3: "x"}, "the key 3"),
+    "quotation mark": ({'a"b': "x"}, "filter has the key 'a\"b': expected"),
 }
 
 
@@ -27,6 +29,25 @@ BAD: dict[str, tuple[Any, str]] = {
 def test_filters_that_mean_nothing_are_refused(given: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         filter_of(given)
+
+
+@pytest.mark.parametrize(
+    ("key", "path"),
+    [
+        ("lang", "metadata.lang"),
+        ("content-type", "metadata.content-type"),
+        ("deep.er", "metadata.deep.er"),
+        ("many[].one", "metadata.many[].one"),
+        ("two words", 'metadata."two words"'),
+        ("a/b.c", 'metadata."a/b.c"'),
+        ("odd.", 'metadata."odd."'),
+    ],
+)
+def test_names_that_are_no_path_are_quoted(key: str, path: str) -> None:
+    made = filter_of({key: "x"})
+    assert made is not None
+    assert made.must == [models.FieldCondition(key=path, match=models.MatchValue(value="x"))]
+    assert path in payload_indexes({key: "keyword"})
 
 
 def test_conditions_are_on_metadata_and_all_must_hold() -> None:

@@ -133,7 +133,12 @@ def points(
 def _point_id(text: str, payload: Mapping[str, Any]) -> str:
     # The payload counts too: the same words in two documents are two points.
     named = {str(key): value for key, value in payload.items()}
-    return str(uuid.uuid5(NAMESPACE, json.dumps([text, named], sort_keys=True, default=str)))
+    return str(uuid.uuid5(NAMESPACE, json.dumps([text, named], sort_keys=True, default=_settled)))
+
+
+def _settled(value: object) -> list[str] | str:
+    # The order of a set differs from process to process.
+    return sorted(map(str, value)) if isinstance(value, set | frozenset) else str(value)
 
 
 def _inference(client: QdrantClient | AsyncQdrantClient) -> "Inference":

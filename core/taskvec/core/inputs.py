@@ -74,3 +74,10 @@ def check_positive(name: str, value: int | None, *, low: int = 1, high: int | No
     if not whole or value < low or (high is not None and value > high):
         limits = f"at least {low}" if high is None else f"from {low} to {high}"
         raise InputError(f"{name} is {value!r}: expected a whole number {limits}")
+
+
+def check_number(name: str, value: int, *, low: int = 1) -> None:
+    """Raises InputError unless `value` is a whole number at least `low`."""
+    if value is None:
+        raise InputError(f"{name} is None: expected a whole number at least {low}")
+    check_positive(name, value, low=low)

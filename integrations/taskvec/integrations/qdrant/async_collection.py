@@ -7,7 +7,7 @@ from typing import Any, Literal, Self, overload
 from qdrant_client import AsyncQdrantClient
 
 from taskvec.core import Embedder, Roles
-from taskvec.core.inputs import check_positive
+from taskvec.core.inputs import check_number
 from taskvec.core.registry import embedder_or_shared
 from taskvec.core.waiting import progress_bar
 from taskvec.integrations.cli.parser import DEFAULT_CHUNK_CHARACTERS
@@ -78,7 +78,8 @@ class AsyncTaskvecCollection(Collection):
         )
         layout = layout_of(wanted, quantization)
         indexes = indexes_of(tools, payload_indexes)
-        return cls(tools, await arun(creating(name, wanted, layout, indexes), tools), roles)
+        steps = creating(name, wanted, layout, indexes, any_context=context is None)
+        return cls(tools, await arun(steps, tools), roles)
 
     @classmethod
     async def open(
@@ -117,7 +118,7 @@ class AsyncTaskvecCollection(Collection):
         documents: also an asynchronous iterable.
         """
         cutter = Cutter(splitter, characters=chunk_characters)
-        check_positive("batch_size", batch_size)
+        check_number("batch_size", batch_size)
         counts = Ingested()
         with progress_bar(length_of(documents), shown=show_progress, unit="document") as done:
             async for batch in abatches(acuts_of(cutter, documents), batch_size):

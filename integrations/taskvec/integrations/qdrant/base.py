@@ -2,14 +2,14 @@
 
 import threading
 from collections.abc import Mapping, Sized
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from qdrant_client import AsyncQdrantClient, QdrantClient
 
 from taskvec.core import Embedder, Roles
 from taskvec.core.errors import InputError
-from taskvec.core.inputs import check_positive, check_several
+from taskvec.core.inputs import check_number, check_several
 from taskvec.integrations.cli.stores.qdrant import hasten_folder, is_embedded
 from taskvec.integrations.qdrant.documents import check_id
 from taskvec.integrations.qdrant.layout import (
@@ -71,12 +71,16 @@ def tools_of(
         raise InputError(f"client is {type(client).__name__}: expected {kind.__name__}")
     if not isinstance(name, str) or not name:
         raise InputError(f"name is {name!r}: expected the name of a collection")
-    if retries is None:
-        raise InputError("retries is None: expected a whole number at least 0")
-    check_positive("retries", retries, low=0)
-    # The local engine mixes up the points of threads that write at once.
-    turn = threading.Lock() if is_embedded(client) else nullcontext()
-    return Tools(client, name, embedder, retries, turn)
+    check_number("retries", retries, low=0)
+    return Tools(client, name, embedder, retries, _turn_of(client))
+
+
+def _turn_of(client: QdrantClient | AsyncQdrantClient) -> AbstractContextManager[Any]:
+    """The lock of a local engine, which mixes up what threads do at once; all objects share it."""
+    if not is_embedded(client):
+        return nullcontext()
+    turn: AbstractContextManager[Any] = vars(client).setdefault("_taskvec_turn", threading.Lock())
+    return turn
 
 
 def layout_of(settings: Settings, quantization: Quantization | None) -> dict[str, Any]:

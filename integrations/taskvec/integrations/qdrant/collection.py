@@ -6,7 +6,7 @@ from typing import Any, Literal, Self, overload
 from qdrant_client import QdrantClient
 
 from taskvec.core import Embedder, Roles
-from taskvec.core.inputs import check_positive
+from taskvec.core.inputs import check_number
 from taskvec.core.registry import embedder_or_shared
 from taskvec.core.waiting import progress_bar
 from taskvec.integrations.cli.parser import DEFAULT_CHUNK_CHARACTERS
@@ -36,8 +36,8 @@ class TaskvecCollection(Collection):
     HNSW and quantised, in memory; the largest lies on disk and ranks what the smallest found.
     Queries get the query task, chunks the passage task.
 
-    Make one with `create` or `open`. Several threads may share one object; with Qdrant's local
-    engine their calls are made one by one. A document is written by one run at a time.
+    Make one with `create` or `open`. Several threads may share one object or client; with Qdrant's
+    local engine their calls are made one by one. A document is written by one run at a time.
 
     Requests that meet a busy or failing server (429, 5xx, a timeout, no connection) are made again,
     `retries` times, with growing pauses and as late as the server asks; then StoreError is raised.
@@ -87,8 +87,9 @@ class TaskvecCollection(Collection):
             passage_task: for chunks.
             dims: Matryoshka dims to store, by default one of 128 or less and the full one.
             late_chunking: whether chunks are pooled from their document, or read alone.
-            context: the characters of a document that are read at once; by default 1,800 for
-                "starter", which was trained on short texts, and 16,000 for others.
+            context: the characters of a document that are read at once; by default those of the
+                collection, and for a new one 1,800 for "starter", which was trained on short
+                texts, and 16,000 for others.
             quantization: of the smallest dim. "binary" needs a wide one.
             sparse: "bm25" for hybrid search.
             payload_indexes: fields of metadata to index for filters, such as {"year": "integer"};
@@ -115,7 +116,8 @@ class TaskvecCollection(Collection):
         )
         layout = layout_of(wanted, quantization)
         indexes = indexes_of(tools, payload_indexes)
-        return cls(tools, run(creating(name, wanted, layout, indexes), tools), roles)
+        steps = creating(name, wanted, layout, indexes, any_context=context is None)
+        return cls(tools, run(steps, tools), roles)
 
     @classmethod
     def open(
@@ -177,7 +179,7 @@ class TaskvecCollection(Collection):
                 an error stays.
         """
         cutter = Cutter(splitter, characters=chunk_characters)
-        check_positive("batch_size", batch_size)
+        check_number("batch_size", batch_size)
         counts = Ingested()
         with progress_bar(length_of(documents), shown=show_progress, unit="document") as done:
             for batch in batches(cuts_of(cutter, documents), batch_size):

@@ -5,6 +5,7 @@ server alike; before, they are the payload of a point without vectors, which no 
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 from uuid import uuid5
 
@@ -20,10 +21,16 @@ CLIENT_HAS_METADATA = "metadata" in models.CollectionConfig.model_fields
 
 
 def creating(
-    name: str, wanted: Settings, config: Mapping[str, Any], indexes: Mapping[str, Any]
+    name: str,
+    wanted: Settings,
+    config: Mapping[str, Any],
+    indexes: Mapping[str, Any],
+    *,
+    any_context: bool,
 ) -> Steps[Settings]:
     """Make a collection where there is none, and the payload indexes that it lacks.
 
+    any_context: whether one that is there may have another context.
     Raises FingerprintError for one of other settings, SchemaError for one that is not ours.
     """
     made = not (yield Ask("collection_exists"))
@@ -34,7 +41,7 @@ def creating(
         point = models.PointStruct(id=SETTINGS_POINT, vector={}, payload=wanted.metadata())
         yield Ask("upsert", {"points": [point], "wait": True})
     kept = yield from _reading(name, info)
-    kept.check_same(name, wanted)
+    kept.check_same(name, replace(wanted, context=kept.context) if any_context else wanted)
     for field, schema in indexes.items():
         if field not in info.payload_schema:
             arguments = {"field_name": field, "field_schema": schema, "wait": True}
@@ -46,7 +53,7 @@ def opening(name: str) -> Steps[Settings]:
     """The settings of a collection. Raises StoreError where there is none."""
     try:
         info = yield Ask("get_collection")
-    except (StoreError, ValueError) as error:
+    except StoreError as error:
         if (yield Ask("collection_exists")):
             raise
         raise StoreError(f"collection {name!r} does not exist: make it with create") from error
@@ -58,7 +65,7 @@ def _making(wanted: Settings, config: Mapping[str, Any]) -> Steps[bool]:
     metadata = {"metadata": wanted.metadata()} if CLIENT_HAS_METADATA else {}
     try:
         yield Ask("create_collection", {**config, **metadata})
-    except (StoreError, ValueError):
+    except StoreError:
         # Someone else may have made it, or the server did and its answer was lost.
         if not (yield Ask("collection_exists")):
             raise

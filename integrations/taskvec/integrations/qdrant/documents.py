@@ -20,7 +20,7 @@ from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from taskvec.core.embedder import Span
 from taskvec.core.errors import InputError
-from taskvec.core.inputs import check_positive
+from taskvec.core.inputs import check_number
 from taskvec.integrations.cli.chunking import split_spans
 from taskvec.integrations.cli.parser import DEFAULT_CHUNK_CHARACTERS
 from taskvec.integrations.cli.readers import Document as FileDocument
@@ -79,7 +79,7 @@ class Cutter:
                 f"splitter is {type(splitter).__name__}: expected a function of a text, such as "
                 "a LangChain splitter's split_text"
             )
-        check_positive("chunk_characters", characters)
+        check_number("chunk_characters", characters)
         self._splitter = splitter
         self._characters = characters
         self._seen: dict[str, tuple[int, str]] = {}
@@ -202,11 +202,20 @@ def _plain(where: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(metadata, Mapping):
         raise InputError(f"{where} has {type(metadata).__name__} as metadata: expected a mapping")
     try:
-        plain: dict[str, Any] = to_jsonable_python(dict(metadata))
+        plain: dict[str, Any] = to_jsonable_python(_ordered(metadata))
         json.dumps(plain, allow_nan=False, ensure_ascii=False).encode()
     except (PydanticSerializationError, ValueError) as error:
         raise InputError(f"{where} has metadata that are no JSON: {error}") from None
     return plain
+
+
+def _ordered(value: Any) -> Any:
+    """Without sets, whose order differs from process to process, and with it the digest."""
+    if isinstance(value, Mapping):
+        return {key: _ordered(item) for key, item in value.items()}
+    if isinstance(value, set | frozenset):
+        return sorted(map(_ordered, value), key=repr)
+    return list(map(_ordered, value)) if isinstance(value, list | tuple) else value
 
 
 def _checked(where: str, spans: Iterable[Any], text: str) -> list[Span]:

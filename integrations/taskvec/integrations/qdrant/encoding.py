@@ -15,6 +15,8 @@ from taskvec.integrations.qdrant.steps import Tools
 
 # Sections that are encoded at once, so that short ones share batches.
 AT_ONCE = 8
+# The same where they are awaited: fewer than the connections that an HTTP client opens.
+AWAITED = 64
 
 
 @dataclass(frozen=True)
@@ -63,11 +65,18 @@ class EncodeChunks:
         embedder = tools.embedder
         if self.context is None:
             return await embedder.aencode(self._chunks(), task=self.task, dim=self.dim)
-        calls = [
-            embedder.aencode_chunks(text, spans, task=self.task, dim=self.dim)
-            for text, spans in self._sections(self.context)
-        ]
-        return self._joined(await asyncio.gather(*calls))
+        room = asyncio.Semaphore(AWAITED)
+
+        async def vectors(text: str, spans: list[Span]) -> Array:
+            async with room:
+                return await embedder.aencode_chunks(text, spans, task=self.task, dim=self.dim)
+
+        calls = [asyncio.ensure_future(vectors(*some)) for some in self._sections(self.context)]
+        try:
+            return self._joined(await asyncio.gather(*calls))
+        finally:
+            for call in calls:  # of which one failed
+                call.cancel()
 
     def _chunks(self) -> list[str]:
         return [chunk for cut in self.cuts for chunk in cut.chunks]

@@ -1,5 +1,6 @@
 """Plain mappings as Qdrant filters on the metadata of documents."""
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Any, TypeAlias
@@ -11,6 +12,8 @@ from taskvec.core.errors import InputError
 Filter: TypeAlias = models.Filter | Mapping[str, Any]
 
 METADATA = "metadata"
+# What Qdrant reads as a path; other names are put in quotation marks.
+PLAIN = re.compile(r"[\w-]+(\[\d*\])*(\.[\w-]+(\[\d*\])*)*")
 BOUNDS = ("gt", "gte", "lt", "lte")
 
 
@@ -31,10 +34,20 @@ def filter_of(given: Filter | None) -> models.Filter | None:
     return models.Filter(must=[_condition(key, value) for key, value in given.items()])
 
 
+def path_of(where: str, key: object) -> str:
+    """Where a field of metadata stands in a payload: {"a": {"b": …}} has "a" and "a.b".
+
+    Raises InputError for what is no name, or has a quotation mark, which no path of Qdrant's can.
+    """
+    if not isinstance(key, str) or not key or '"' in key:
+        raise InputError(
+            f"{where} has the key {key!r}: expected the name of a metadata field, without '\"'"
+        )
+    return f"{METADATA}.{key}" if PLAIN.fullmatch(key) else f'{METADATA}."{key}"'
+
+
 def _condition(key: str, value: object) -> models.FieldCondition:
-    if not isinstance(key, str) or not key:
-        raise InputError(f"filter has the key {key!r}: expected the name of a metadata field")
-    path = f"{METADATA}.{key}"
+    path = path_of("filter", key)
     if isinstance(value, str | int):  # bool is an int
         return models.FieldCondition(key=path, match=models.MatchValue(value=value))
     if isinstance(value, Mapping):

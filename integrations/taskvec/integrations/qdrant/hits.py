@@ -1,12 +1,14 @@
 """What a search finds, and how it came about."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from qdrant_client import models
 
 from taskvec.core.embedder import Span
+
+KEYS = {"document_id", "chunk", "text", "start", "end", "metadata"}
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,18 @@ class Explanation:
         return "\n".join(map(str, self.stages))
 
 
-def hit_of(point: models.ScoredPoint, scores: Mapping[str, float]) -> Hit:
-    """The hit that a point is. scores: of the stages."""
+def hits_of(
+    points: Iterable[models.ScoredPoint], scores: Mapping[Any, Mapping[str, float]]
+) -> list[Hit]:
+    """The hits among points, without those of users' own. scores: of the stages, by point."""
+    return [
+        _hit(point, scores.get(point.id, {}))
+        for point in points
+        if point.payload and point.payload.keys() >= KEYS
+    ]
+
+
+def _hit(point: models.ScoredPoint, scores: Mapping[str, float]) -> Hit:
     payload = point.payload or {}
     return Hit(
         id=str(point.id),

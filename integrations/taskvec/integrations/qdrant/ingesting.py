@@ -7,6 +7,7 @@ its points may reach, and, once all are written and none is left over, that it i
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from typing import Any
 from uuid import uuid5
@@ -19,7 +20,7 @@ from taskvec.integrations.qdrant.documents import Cut
 from taskvec.integrations.qdrant.encoding import EncodeChunks, shortened
 from taskvec.integrations.qdrant.layout import DOCUMENT_ID, NAMESPACE, vector_name
 from taskvec.integrations.qdrant.settings import Settings
-from taskvec.integrations.qdrant.steps import Ask, Steps
+from taskvec.integrations.qdrant.steps import Ask, Steps, Work
 
 STATE = "taskvec"
 # Points in one request: with their vectors of all dims some megabytes, of the 32 that are allowed.
@@ -92,7 +93,7 @@ def _writing(
 ) -> Steps[int]:
     context = settings.context if settings.late_chunking else None
     vectors = yield EncodeChunks(cuts, task, settings.full, context)
-    heads, others = _points(cuts, states, settings, vectors)
+    heads, others = yield Work(partial(_points, cuts, states, settings, vectors))
     for points in (heads, others):
         for some in _slices(points):
             yield Ask("upsert", {"points": some, "wait": True})
@@ -103,25 +104,26 @@ def _writing(
         for number in range(len(cut.spans), states[cut.id].points)
     ]
     yield from _dropping(former)
-    for some in _slices(heads):
-        arguments = {
-            "payload": {"complete": True},
-            "points": [head.id for head in some],
-            "key": STATE,
-            "wait": True,
-        }
-        yield Ask("set_payload", arguments)
+    yield from _marking([point_id(cut.id, 0) for cut in cuts], complete=True)
     return len(former)
 
 
 def _removing(states: dict[str, State]) -> Steps[int]:
     """Delete documents by their states; gives how many chunks they had, at most."""
-    # The heads last: without them the others could not be found any more.
+    # First, or a run that ends in between leaves heads that call the remains complete. The heads
+    # last: without them the others could not be found any more.
+    yield from _marking([point_id(id_, 0) for id_ in states], complete=False)
     yield from _dropping([
         point_id(id_, number) for id_, state in states.items() for number in range(1, state.points)
     ])  # fmt: skip
     yield from _dropping([point_id(id_, 0) for id_ in states])
     return sum(state.points for state in states.values())
+
+
+def _marking(heads: Sequence[str], *, complete: bool) -> Steps[None]:
+    for some in _slices(heads):
+        marks = {"payload": {"complete": complete}, "points": some, "key": STATE, "wait": True}
+        yield Ask("set_payload", marks)
 
 
 def _dropping(ids: Sequence[str]) -> Steps[None]:

@@ -8,7 +8,7 @@ from qdrant_client import models
 
 from taskvec.core.errors import InputError
 from taskvec.integrations.qdrant import bm25
-from taskvec.integrations.qdrant.filters import METADATA
+from taskvec.integrations.qdrant.filters import path_of
 
 Quantization: TypeAlias = Literal["scalar", "binary"]
 
@@ -81,5 +81,5 @@ def payload_indexes(given: Mapping[str, Any] | None) -> dict[str, Any]:
     for key, kind in (given or {}).items():
         if isinstance(kind, str) and kind not in KINDS:
             raise InputError(f"unknown payload index {kind!r} of {key!r}: use one of {KINDS}")
-        indexes[f"{METADATA}.{key}"] = kind
+        indexes[path_of("payload_indexes", key)] = kind
     return indexes

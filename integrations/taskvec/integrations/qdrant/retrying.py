@@ -64,6 +64,8 @@ def sentences(collection: str) -> Iterator[None]:
         raise StoreError(f"collection {collection!r}: Qdrant refused: {_reason(error)}") from error
     except QdrantException as error:
         raise StoreError(f"collection {collection!r}: Qdrant is busy: {error}") from error
+    except ValueError as error:  # the local engine's refusals
+        raise StoreError(f"collection {collection!r}: Qdrant refused: {error}") from error
     except grpc.RpcError as error:
         raise StoreError(f"collection {collection!r}: Qdrant refused: {_code(error)}") from error
 

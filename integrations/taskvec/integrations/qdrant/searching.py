@@ -9,11 +9,11 @@ from qdrant_client import models
 
 from taskvec.core.embedder import Array
 from taskvec.core.errors import InputError
-from taskvec.core.inputs import check_positive
+from taskvec.core.inputs import check_number, check_positive
 from taskvec.integrations.qdrant import bm25
 from taskvec.integrations.qdrant.encoding import EncodeQuery, shortened
 from taskvec.integrations.qdrant.filters import Filter, filter_of
-from taskvec.integrations.qdrant.hits import Explanation, Hit, Stage, hit_of
+from taskvec.integrations.qdrant.hits import Explanation, Hit, Stage, hits_of
 from taskvec.integrations.qdrant.layout import DOCUMENT_ID, vector_name
 from taskvec.integrations.qdrant.settings import Settings
 from taskvec.integrations.qdrant.steps import Ask, Steps
@@ -60,7 +60,7 @@ def wish_of(
     """
     if not isinstance(text, str):
         raise InputError(f"text is {type(text).__name__}: expected str")
-    check_positive("k", k)
+    check_number("k", k)
     check_positive("candidates", candidates, low=k)
     if isinstance(oversampling, bool) or not isinstance(oversampling, int | float):
         raise InputError(f"oversampling is {oversampling!r}: expected a number at least 1")
@@ -92,7 +92,7 @@ def searching(wish: Wish, settings: Settings, task: str | None) -> Steps[list[Hi
     """The k best chunks, or the best chunk of each of the k best documents."""
     vector = yield EncodeQuery(wish.text, task, settings.full)
     points = yield from _asking(_Plan(wish, settings, vector), wish)
-    return [hit_of(point, {}) for point in points]
+    return hits_of(points, {})
 
 
 def explaining(wish: Wish, settings: Settings, task: str | None) -> Steps[Explanation]:
@@ -113,7 +113,7 @@ def explaining(wish: Wish, settings: Settings, task: str | None) -> Steps[Explan
     if plan.fused or wish.grouped:
         name = FUSION if plan.fused else GROUPS
         stages.append(Stage(name, None, wish.k, len(points), perf_counter() - started))
-    return Explanation([hit_of(point, scores.get(point.id, {})) for point in points], stages)
+    return Explanation(hits_of(points, scores), stages)
 
 
 def _asking(plan: "_Plan", wish: Wish) -> Steps[list[models.ScoredPoint]]:

@@ -1,6 +1,7 @@
 """Workflows as generators of steps, so that blocking and awaiting clients share every line."""
 
-from collections.abc import Generator
+import asyncio
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias, TypeVar
@@ -56,6 +57,21 @@ class Ask:
         call = getattr(tools.client, self.method)
         with sentences(tools.collection):
             return await aasking(tools.retries)(call, tools.collection, **self.arguments)
+
+
+@dataclass(frozen=True)
+class Work:
+    """A step of calculation, which would hold up an event loop."""
+
+    function: Callable[[], Any]
+
+    def do(self, tools: Tools) -> Any:  # noqa: ARG002 - as every step
+        """Do it."""
+        return self.function()
+
+    async def ado(self, tools: Tools) -> Any:  # noqa: ARG002 - as every step
+        """Do it in a thread."""
+        return await asyncio.to_thread(self.function)
 
 
 def run(steps: Steps[T], tools: Tools) -> T:
