@@ -287,7 +287,7 @@ def test_explaining_tells_stages_and_scores_before_and_after(
     assert isinstance(told, Explanation)
     assert [(s.name, s.dim, s.limit, s.found) for s in told.stages] == [
         ("encode", 32, None, 1),
-        ("d8", 8, 100, 6),
+        ("d8", 8, 200, 6),
         ("d32", 32, 2, 2),
     ]
     assert all(stage.time_s > 0 for stage in told.stages)
@@ -318,6 +318,7 @@ BAD_SEARCHES: dict[str, tuple[dict[str, Any], str]] = {
     "text": ({"text": 3}, "text is int: expected str"),
     "no k": ({"k": None}, "k is None: expected a whole number at least 1"),
     "k": ({"k": 0}, "k is 0: expected a whole number at least 1"),
+    "endless": ({"oversampling": float("inf")}, "oversampling is inf"),
     "candidates": ({"candidates": 2}, "candidates is 2: expected a whole number at least 10"),
     "oversampling": ({"oversampling": 0.5}, "oversampling is 0.5: expected a number at least 1"),
     "no number": ({"oversampling": "2"}, "oversampling is '2'"),
@@ -457,7 +458,7 @@ def test_the_small_vector_is_searched_and_the_large_one_lies_on_disk(
         )
         params = qdrant.client.get_collection(name).config.params
         small, full = params.vectors["d8"], params.vectors["d16"]
-        assert (small.on_disk, full.on_disk) == (False, True)
+        assert (small.on_disk, full.on_disk) == (quantization is not None, True)
         assert full.hnsw_config == models.HnswConfigDiff(m=0)
         assert small.hnsw_config is None
         if shown is None:
@@ -611,3 +612,36 @@ async def test_awaited_searches_at_once_do_not_mix(
     answers = await asyncio.gather(*(made.search(text) for text in asked))
     for text, hits in zip(asked, answers, strict=True):
         assert places(hits) == ranked(expected(encoder, 32, text))
+
+
+@pytest.mark.parametrize(
+    ("dims", "given", "wanted"),
+    [
+        ((8, 16), None, {"rescore": False}),
+        ((8, 16), 1, {"rescore": False}),
+        ((8, 16), 3, {"rescore": True, "oversampling": 3.0}),
+        ((16,), None, {"rescore": True, "oversampling": 2.0}),
+        ((16,), 1, {"rescore": True, "oversampling": 1.0}),
+    ],
+)
+def test_quantised_vectors_give_no_score(
+    dims: tuple[int, ...], given: float | None, wanted: dict[str, Any]
+) -> None:
+    """A larger dim compares what they choose, or the same one unquantised."""
+    kept = settings.Settings("query", "passage", dims, True, 1, None, None)
+    wish = searching.wish_of(
+        kept,
+        ASKED,
+        3,
+        filter=None,
+        group_by_document=False,
+        hybrid=None,
+        candidates=None,
+        oversampling=given,
+        local=False,
+    )
+    request = searching._Plan(wish, kept, np.ones(dims[-1], dtype=np.float32)).request()
+    prefetch = request.get("prefetch")
+    params = prefetch.params if prefetch else request["search_params"]
+    assert params.quantization.model_dump(exclude_none=True) == {"ignore": False, **wanted}
+    assert not prefetch or prefetch.limit == 200

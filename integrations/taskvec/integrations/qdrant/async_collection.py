@@ -142,7 +142,7 @@ class AsyncTaskvecCollection(Collection):
         group_by_document: bool = False,
         hybrid: bool | None = None,
         candidates: int | None = None,
-        oversampling: float = 2.0,
+        oversampling: float | None = None,
         explain: Literal[False] = False,
     ) -> list[Hit]: ...
 
@@ -156,7 +156,7 @@ class AsyncTaskvecCollection(Collection):
         group_by_document: bool = False,
         hybrid: bool | None = None,
         candidates: int | None = None,
-        oversampling: float = 2.0,
+        oversampling: float | None = None,
         explain: Literal[True],
     ) -> Explanation: ...
 
@@ -169,7 +169,7 @@ class AsyncTaskvecCollection(Collection):
         group_by_document: bool = False,
         hybrid: bool | None = None,
         candidates: int | None = None,
-        oversampling: float = 2.0,
+        oversampling: float | None = None,
         explain: bool = False,
     ) -> list[Hit] | Explanation:
         """See `TaskvecCollection.search`."""

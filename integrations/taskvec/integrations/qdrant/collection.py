@@ -202,7 +202,7 @@ class TaskvecCollection(Collection):
         group_by_document: bool = False,
         hybrid: bool | None = None,
         candidates: int | None = None,
-        oversampling: float = 2.0,
+        oversampling: float | None = None,
         explain: Literal[False] = False,
     ) -> list[Hit]: ...
 
@@ -216,7 +216,7 @@ class TaskvecCollection(Collection):
         group_by_document: bool = False,
         hybrid: bool | None = None,
         candidates: int | None = None,
-        oversampling: float = 2.0,
+        oversampling: float | None = None,
         explain: Literal[True],
     ) -> Explanation: ...
 
@@ -229,7 +229,7 @@ class TaskvecCollection(Collection):
         group_by_document: bool = False,
         hybrid: bool | None = None,
         candidates: int | None = None,
-        oversampling: float = 2.0,
+        oversampling: float | None = None,
         explain: bool = False,
     ) -> list[Hit] | Explanation:
         """The k chunks nearest to a query, best first.
@@ -245,10 +245,11 @@ class TaskvecCollection(Collection):
                 are those of the payload: "metadata.lang", "document_id".
             group_by_document: the best chunk of each of k documents, in the place of k chunks.
             hybrid: by default, whether the collection has sparse vectors.
-            candidates: how many chunks each stage hands on; by default ten for each hit, at least
-                100, and four times that when grouping.
+            candidates: how many chunks each stage hands on; by default twenty for each hit, at
+                least 200, and four times that when grouping.
             oversampling: how many times more the quantised vectors choose, for the unquantised ones
-                of the same dim to choose from.
+                of the same dim to choose from; 1 leaves that to the next dim. By default 2 where
+                there is but one dim, else 1: more candidates find more.
             explain: give an `Explanation` of the hits: each stage's scores, size and time.
 
         Raises:

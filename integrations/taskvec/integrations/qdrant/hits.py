@@ -18,7 +18,8 @@ class Hit:
     id: of the point. document_id, metadata: of the document. chunk: its number there, from 0.
     span: its half-open range of characters in the document.
     score: cosine similarity at the largest dim; of a hybrid search, the fused ranks' score.
-    scores: in an explained search, the score in each stage that had this chunk.
+    scores: in an explained search, the score in each stage that had this chunk; the smallest dim's
+        is of its quantised vectors.
     """
 
     id: str

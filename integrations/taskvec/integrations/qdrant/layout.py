@@ -36,7 +36,8 @@ def dense_vectors(
 ) -> dict[str, models.VectorParams]:
     """The smallest dim is searched: by HNSW and quantised, in memory. The others re-score.
 
-    Those lie on disk without a graph, which would cost much and never be walked.
+    Those lie on disk without a graph, which would cost much and never be walked; and so does what
+    was quantised, which would take as much memory as if it were not.
     Raises InputError for an unknown quantisation.
     """
     if quantization is not None and quantization not in QUANTIZATIONS:
@@ -45,7 +46,7 @@ def dense_vectors(
     searched = models.VectorParams(
         size=small,
         distance=models.Distance.COSINE,
-        on_disk=False,
+        on_disk=quantization is not None,
         quantization_config=None if quantization is None else QUANTIZATIONS[quantization],
     )
     rescoring = {

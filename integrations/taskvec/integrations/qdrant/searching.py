@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from math import inf
 from time import perf_counter
 from typing import Any
 
@@ -19,9 +20,11 @@ from taskvec.integrations.qdrant.settings import Settings
 from taskvec.integrations.qdrant.steps import Ask, Steps
 
 # How much more than k is looked at, at least; a document may have several chunks among them.
-CANDIDATES_PER_HIT = 10
-CANDIDATES = 100
+CANDIDATES_PER_HIT = 20
+CANDIDATES = 200
 GROUPED = 4
+# Where no larger dim re-scores what the quantised vectors choose.
+OVERSAMPLING = 2.0
 # Cormack et al., Reciprocal Rank Fusion outperforms Condorcet, SIGIR 2009.
 RRF_K = 60
 HAS_RRF_K = hasattr(models, "RrfQuery")
@@ -51,7 +54,7 @@ def wish_of(
     group_by_document: bool,
     hybrid: bool | None,
     candidates: int | None,
-    oversampling: float,
+    oversampling: float | None,
     local: bool,
 ) -> Wish:
     """The wish that a search's options make. Raises InputError for options that make none.
@@ -62,9 +65,11 @@ def wish_of(
         raise InputError(f"text is {type(text).__name__}: expected str")
     check_number("k", k)
     check_positive("candidates", candidates, low=k)
+    if oversampling is None:
+        oversampling = OVERSAMPLING if len(settings.dims) == 1 else 1.0
     if isinstance(oversampling, bool) or not isinstance(oversampling, int | float):
         raise InputError(f"oversampling is {oversampling!r}: expected a number at least 1")
-    if not oversampling >= 1:
+    if not 1 <= oversampling < inf:
         raise InputError(f"oversampling is {oversampling!r}: expected a number at least 1")
     if hybrid and settings.sparse is None:
         raise InputError("hybrid=True needs sparse vectors: create the collection with 'bm25'")
@@ -190,11 +195,14 @@ class _Plan:
             return request
         request["query_filter"] = self.wish.filter
         if self.wish.oversampling is not None:
-            quantization = models.QuantizationSearchParams(
-                rescore=True, oversampling=self.wish.oversampling
-            )
-            request["search_params"] = models.SearchParams(quantization=quantization)
+            request["search_params"] = models.SearchParams(quantization=self._quantization())
         return request
+
+    def _quantization(self) -> models.QuantizationSearchParams:
+        # A score must be of unquantised vectors, which a larger dim sees to.
+        if self.wish.oversampling == 1 and len(self.settings.dims) > 1:
+            return models.QuantizationSearchParams(rescore=False)
+        return models.QuantizationSearchParams(rescore=True, oversampling=self.wish.oversampling)
 
     def _sparse(self) -> dict[str, Any]:
         return {"query": self.words, "using": bm25.NAME, "query_filter": self.wish.filter}
