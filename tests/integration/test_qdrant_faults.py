@@ -214,8 +214,9 @@ def test_documents_share_requests(collection: TaskvecCollection, served: Front) 
     before = len(served.requests)
     collection.ingest(numbered(40), splitter=lines, batch_size=60)
     paths = [path.rpartition("docs/")[2] for _, path in served.requests[before:]]
-    # What is there, the heads, the others, and that all is complete; for 20 documents each time.
-    assert paths == ["points", "points", "points", "points/payload"] * 2
+    # What is there, the heads, the others, whose the heads are, and that all is complete; for 20
+    # documents each time.
+    assert paths == ["points", "points", "points", "points", "points/payload"] * 2
 
 
 @pytest.mark.parametrize("hybrid", [True, False])

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from taskvec.integrations.qdrant import (
     ingesting,
 )
 from taskvec.integrations.qdrant.creating import SETTINGS_POINT
+from taskvec.integrations.qdrant.documents import Cutter
 from taskvec.integrations.qdrant.ingesting import point_id
 from tests.embedders import StubEmbedder, vector_of
 from tests.qdrant_clients import URL, Clients, aclients, clients
@@ -584,6 +586,30 @@ def test_a_removal_that_ends_before_any_of_its_writes_is_made_good(
         check(qdrant.client, collection.name, documents[1:2])
     collection.ingest(documents, splitter=lines)
     check(qdrant.client, collection.name, documents)
+
+
+@pytest.mark.parametrize("each", [2, 6])
+@pytest.mark.parametrize("after", range(7))
+def test_what_two_runs_wrote_at_once_is_written_again(
+    after: int, each: int, collection: TaskvecCollection, qdrant: Clients[QdrantClient]
+) -> None:
+    """A whole run of another version, after each step of a run; then that version once more."""
+    collection.ingest(numbered(2, "a", each=3), splitter=lines)
+    cutter = Cutter(lines)
+    cuts = [cutter.cut(i, document) for i, document in enumerate(numbered(2, "b", each=4))]
+    new = numbered(2, "c", each=each)
+    task = "retrieval.passage"
+    run = ingesting.ingesting(cuts, collection._settings, task, Ingested())
+    step, left = next(run), after
+    with suppress(StopIteration):
+        while True:
+            if left == 0:
+                collection.ingest(new, splitter=lines)
+            left -= 1
+            step = run.send(step.do(collection._tools))
+    assert left < 0
+    collection.ingest(new, splitter=lines)
+    check(qdrant.client, collection.name, new)
 
 
 def test_points_of_users_own_are_left_alone(

@@ -104,8 +104,24 @@ def _writing(
         for number in range(len(cut.spans), states[cut.id].points)
     ]
     yield from _dropping(former)
-    yield from _marking([point_id(cut.id, 0) for cut in cuts], complete=True)
+    yield from _finishing(cuts, states)
     return len(former)
+
+
+def _finishing(cuts: Sequence[Cut], before: dict[str, State]) -> Steps[None]:
+    """Mark documents complete; those that another run wrote meanwhile are to be written again."""
+    found = yield from _states([cut.id for cut in cuts])
+    ours = [cut for cut in cuts if cut.id in found and found[cut.id].digest == cut.digest]
+    yield from _marking([point_id(cut.id, 0) for cut in ours], complete=True)
+    for cut in cuts:
+        if cut.id not in found or cut in ours:
+            continue
+        known = before.get(cut.id)
+        reach = max(len(cut.spans), found[cut.id].reach, known.points if known else 0)
+        # Of no version, so that the other run does not take it for its own, either.
+        state = {"digest": "", "complete": False, "reach": reach}
+        heads = [point_id(cut.id, 0)]
+        yield Ask("set_payload", {"payload": state, "points": heads, "key": STATE, "wait": True})
 
 
 def _removing(states: dict[str, State]) -> Steps[int]:
