@@ -4,13 +4,16 @@ import asyncio
 import base64
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 
 from taskvec.core import Embedder, Encoder, RemoteEncoder, shared_encoder
 from taskvec.core.embedder import Array
 from taskvec.core.errors import BusyError, InputError, LengthError, TaskError, TaskvecError
+from taskvec.integrations.server import Limits
 from tests.checkpoints import TASKS
 from tests.remote_server import Server, serving
 
@@ -189,10 +192,30 @@ def test_a_bad_url_is_refused(url: str) -> None:
         RemoteEncoder(url)
 
 
-@pytest.mark.parametrize("option", [{"retries": -1}, {"batch_size": 0}])
-def test_bad_options_are_refused(option: dict[str, int]) -> None:
-    with pytest.raises(InputError, match="expected a whole number"):
+@pytest.mark.parametrize(
+    "option", [{"retries": -1}, {"batch_size": 0}, {"timeout_s": 0}, {"timeout_s": None}]
+)
+def test_bad_options_are_refused(option: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=r"expected a (whole )?number"):
         RemoteEncoder("http://127.0.0.1:9", **option)
+
+
+def test_it_waits_longer_than_a_server_works() -> None:
+    with RemoteEncoder("http://127.0.0.1:9") as remote:
+        timeout = remote._client.timeout
+    assert timeout.read is not None
+    assert timeout.connect is not None
+    assert timeout.read > Limits().deadline_s + timeout.connect
+    with RemoteEncoder("http://127.0.0.1:9", timeout_s=2) as remote:
+        assert remote._client.timeout == httpx.Timeout(2)
+
+
+def test_lists_of_long_texts_stay_within_a_servers_limits(encoder: Encoder) -> None:
+    texts = ["file " * 12_000, "lock", "read " * 50_000, "socket " * 12_000] * 4
+    limits = Limits(tokens=60_000, body_bytes=300_000)
+    with serving(encoder, limits=limits) as server, RemoteEncoder(server.url) as remote:
+        got = remote.encode(texts)
+    np.testing.assert_allclose(got, encoder.encode(texts), atol=1e-6)
 
 
 def test_an_unknown_model_names_what_is_served(server: Server) -> None:

@@ -32,6 +32,7 @@ from taskvec.core.inputs import (
 )
 from taskvec.core.pooling import check_dim
 from taskvec.core.retrying import RETRIED, Retries, failure_of
+from taskvec.core.splitting import batched
 from taskvec.core.tokenizer import clean
 from taskvec.core.waiting import progress_bar
 from taskvec.core.windows import check_spans
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     import httpx
 
 API_KEY = "TASKVEC_API_KEY"
+CONNECT_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -67,9 +69,10 @@ class RemoteEncoder:
         url: where the server is, such as "http://127.0.0.1:8080".
         model: one of the server's models; None is its first.
         api_key: sent as a bearer token; by default the environment's TASKVEC_API_KEY.
-        timeout_s: for connecting, and between two bytes of a reply.
+        timeout_s: between two bytes of a reply; more than the server's deadline, 300 s unless
+            told otherwise, which ends what takes too long. A connection has CONNECT_S.
         retries: how often a busy or unreachable server is asked again, with growing pauses.
-        batch_size: texts per request; longer lists are split.
+        batch_size: texts per request; longer lists are split, and so are long texts' lists.
 
     Errors are those of an encoder in this process: InputError for what the server refuses,
     BusyError when it stays busy, TaskvecError when it cannot be reached or fails.
@@ -85,12 +88,14 @@ class RemoteEncoder:
         *,
         model: str | None = None,
         api_key: str | None = None,
-        timeout_s: float = 60.0,
+        timeout_s: float = 330.0,
         retries: int = 4,
         batch_size: int = 256,
     ) -> None:
         if not isinstance(url, str) or not url.startswith(("http://", "https://")):
             raise InputError("url: expected http://… or https://…")
+        if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float) or timeout_s <= 0:
+            raise InputError(f"timeout_s is {timeout_s!r}: expected a number of seconds above 0")
         check_positive("retries", retries, low=0)
         check_positive("batch_size", batch_size)
         self._name = without_secrets(url)
@@ -100,7 +105,7 @@ class RemoteEncoder:
         key = api_key or os.environ.get(API_KEY)
         self._options: dict[str, Any] = {
             "base_url": url.rstrip("/"),
-            "timeout": timeout_s,
+            "timeout": _httpx().Timeout(timeout_s, connect=min(timeout_s, CONNECT_S)),
             "headers": {"Authorization": f"Bearer {key}"} if key else {},
         }
         self._client: httpx.Client = _httpx().Client(**self._options)
@@ -257,8 +262,7 @@ class RemoteEncoder:
         calls = []
         for name in dict.fromkeys(tasks):
             own = [i for i, task in enumerate(tasks) if task == name]
-            for start in range(0, len(own), self._batch_size):
-                rows = own[start : start + self._batch_size]
+            for rows in batched(own, checked, self._batch_size):
                 content = {"input": [clean(checked[i]) for i in rows], "truncate": truncate}
                 calls.append(_Call(_payload(card, name, dim) | content, rows))
         return calls
