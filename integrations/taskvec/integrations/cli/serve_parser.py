@@ -37,7 +37,7 @@ def add_serve(commands: Commands) -> None:
     parser.add_argument(
         "--allow-anonymous",
         action="store_true",
-        help="let everybody in who can reach HOST, also from other machines",
+        help="let everybody in who can reach HOST, also from other machines and by any name",
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:*, … (default: auto)")
     parser.add_argument("--dtype", default="auto", help="float32, bfloat16, … (default: auto)")
@@ -57,14 +57,18 @@ def _add_limits(parser: Parser) -> None:
     ):
         help_ = f"most {text} (default: {default})"
         parser.add_argument(f"--max-{name}", metavar="N", type=_count, help=help_)
-    for name, default, text in (
-        ("deadline", "300", "until a reply to a request begins"),
-        ("pause", "30", "of silence of a client within a request or reply"),
-        ("drain", "0", "to go on after SIGTERM, not ready any more"),
-        ("grace", "30", "for requests in progress after that"),
+    for name, default, text, kind in (
+        ("deadline", "300", "until a reply to a request begins", seconds),
+        ("pause", "30", "of silence of a client within a request or reply", seconds),
+        ("drain", "0", "to go on after SIGTERM, not ready any more", _seconds_or_none),
+        ("grace", "30", "for requests in progress after that", _seconds_or_none),
     ):
         help_ = f"time {text} (default: {default})"
-        parser.add_argument(f"--{name}", metavar="SECONDS", type=seconds, help=help_)
+        parser.add_argument(f"--{name}", metavar="SECONDS", type=kind, help=help_)
+
+
+def _seconds_or_none(text: str) -> float:
+    return 0.0 if text == "0" else seconds(text)
 
 
 def _count(text: str) -> int:

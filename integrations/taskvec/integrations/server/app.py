@@ -33,6 +33,7 @@ def create_app(
     names: Sequence[str] = ("taskvec",),
     keys: Sequence[str] = (),
     limits: Limits | None = None,
+    hosts: Sequence[str] = (),
 ) -> FastAPI:
     """An ASGI application that serves an encoder, for any ASGI server.
 
@@ -41,6 +42,8 @@ def create_app(
         names: what clients may call the model, the first one listed first.
         keys: API keys, one of which requests need to have; none lets everybody in.
         limits: what a request may ask.
+        hosts: names that requests may be for, beside addresses; none allows any. It keeps out
+            pages whose own name has been made to lead to this machine.
 
     `app.state.service.draining = True` lets it refuse readiness and close connections.
     Raises InputError for a name or key that is none.
@@ -55,5 +58,5 @@ def create_app(
     for module in (embeddings, chunks, cards):
         app.include_router(module.router)
     add_handlers(app)
-    app.add_middleware(Gate, service=service, keys=Keys(keys))
+    app.add_middleware(Gate, service=service, keys=Keys(keys), hosts=hosts)
     return app

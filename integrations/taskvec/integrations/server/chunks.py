@@ -13,9 +13,9 @@ from taskvec.integrations.server.embeddings import usage
 from taskvec.integrations.server.facts import Facts
 from taskvec.integrations.server.parsing import JsonRoute
 from taskvec.integrations.server.replies import Listing, item, separated
-from taskvec.integrations.server.requests import ChunksRequest
+from taskvec.integrations.server.requests import ChunksRequest, Split
 from taskvec.integrations.server.service import Service
-from taskvec.integrations.server.splitting import spans_of
+from taskvec.integrations.server.splitting import check_cover, spans_of
 from taskvec.integrations.server.tracing import encode_span
 
 router = APIRouter(route_class=JsonRoute)
@@ -27,13 +27,11 @@ async def chunks(body: ChunksRequest, request: Request) -> Response:
     service: Service = request.app.state.service
     call = service.call(body.model, body.task)
     dim = check_dim(body.dimensions, service.encoder.dims)
-    service.check_items(len(body.input), "documents")
-    given = (document.spans or document.chunks or () for document in body.input)
-    service.check_items(sum(map(len, given)), "chunks")
     texts = [document.text for document in body.input]
     tokens = sum(await service.counts(texts, call.task))
     spans = await service.aside(lambda: _all_spans(body))
     service.check_items(sum(map(len, spans)), "chunks")
+    check_cover(texts, spans)
     facts: Facts = request.state.facts
     facts.fill(call.task, "bulk", texts=len(texts), tokens=tokens)
     with encode_span(facts):
@@ -43,9 +41,9 @@ async def chunks(body: ChunksRequest, request: Request) -> Response:
 
 
 def _all_spans(body: ChunksRequest) -> list[list[Span]]:
+    split = body.split or Split()
     return [
-        spans_of(document, body.split, f"input[{number}]")
-        for number, document in enumerate(body.input)
+        spans_of(document, split, f"input[{number}]") for number, document in enumerate(body.input)
     ]
 
 

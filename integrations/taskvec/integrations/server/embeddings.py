@@ -24,7 +24,6 @@ async def embeddings(body: EmbeddingsRequest, request: Request) -> Response:
     service: Service = request.app.state.service
     call = service.call(body.model, body.task)
     dim = check_dim(body.dimensions, service.encoder.dims)
-    service.check_items(len(body.input), "texts")
     facts: Facts = request.state.facts
     encode = _late if body.late_chunking else _each
     vectors, tokens = await encode(service, body, call, dim, facts)

@@ -1,6 +1,7 @@
 """One request's messages in and its reply's out, each within limits."""
 
 import asyncio
+from contextlib import suppress
 
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
@@ -31,6 +32,7 @@ class Exchange:
         self._name = name.encode()
         self._read = 0
         self._whole = asyncio.Event()
+        self._closing = False
         self.status = GONE
         self.started = False
         self.complete = False
@@ -82,12 +84,38 @@ class Exchange:
         """Send a part of the reply. Raises TimeoutError where its reader stands still."""
         if message["type"] == "http.response.start":
             self.started, self.status = True, message["status"]
+            self._closing = self._may_go_on
             headers = [*message.get("headers", []), (b"x-request-id", self._name)]
-            message = {**message, "headers": headers + [CLOSE] * self._service.draining}
-        async with asyncio.timeout(self._service.limits.pause_s):
-            await self._send(message)
+            close = [CLOSE] * (self._service.draining or self._closing)
+            message = {**message, "headers": headers + close}
         last = message["type"] == "http.response.body" and not message.get("more_body", False)
+        async with asyncio.timeout(self._service.limits.pause_s):
+            await self._send({**message, "more_body": True} if last and self._closing else message)
         self.complete = self.complete or last
+        if last and self._closing:
+            await self._leave()
+
+    @property
+    def _may_go_on(self) -> bool:
+        """Whether the rest of a body may be longer than what a request may have."""
+        beyond = self.declared_bytes > self._service.limits.body_bytes
+        return not self._whole.is_set() and (beyond or bool(self.header(b"transfer-encoding")))
+
+    async def _leave(self) -> None:
+        """Close a connection once its client had the time to read the reply.
+
+        Closed at once, while more of the body comes, it would be reset, and the reply lost.
+        """
+        limits = self._service.limits
+        left = limits.body_bytes
+        with suppress(TimeoutError):
+            async with asyncio.timeout(limits.pause_s):
+                while left > 0:
+                    message = await self._receive()
+                    left -= len(message.get("body", b""))
+                    if not message.get("more_body", False):
+                        break
+        await self._send({"type": "http.response.body"})
 
     async def answer(self, response: Response) -> None:
         """Send a whole reply."""

@@ -3,12 +3,14 @@
 import asyncio
 import time
 import uuid
+from collections.abc import Collection
 
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from taskvec.integrations.server.exchange import Exchange
 from taskvec.integrations.server.facts import Facts
+from taskvec.integrations.server.hosts import is_for
 from taskvec.integrations.server.keys import Keys
 from taskvec.integrations.server.logs import log_failure, log_request
 from taskvec.integrations.server.problems import GONE, UNEXPECTED, problem
@@ -22,12 +24,18 @@ ROUTES = frozenset({
 })  # fmt: skip
 WORK = frozenset({"/v1/embeddings", "/v1/chunks"})
 
+OTHER_HOST = "without API keys this server answers to its own machine's names alone"
+ALLOW = "let everybody in with --allow-anonymous"
+
 
 class Gate:
     """ASGI middleware: lets requests in, and sees to it that each ends."""
 
-    def __init__(self, app: ASGIApp, *, service: Service, keys: Keys) -> None:
+    def __init__(
+        self, app: ASGIApp, *, service: Service, keys: Keys, hosts: Collection[str] = ()
+    ) -> None:
         self._app = app
+        self._hosts = hosts
         self._service = service
         self._keys = keys
 
@@ -37,7 +45,7 @@ class Gate:
             await self._app(scope, receive, send)
             return
         began = time.perf_counter()
-        facts = Facts(uuid.uuid4().hex, scope["method"], _route(scope["path"]))
+        facts = Facts(uuid.uuid4().hex, scope["method"], _route(scope))
         scope.setdefault("state", {})["facts"] = facts
         exchange = Exchange(scope, receive, send, service=self._service, name=facts.id)
         with request_span(scope, facts) as span:
@@ -63,6 +71,8 @@ class Gate:
     def _refusal(self, exchange: Exchange, facts: Facts) -> Response | None:
         """Why a request is not let in, before any of its body is read."""
         service = self._service
+        if self._hosts and not is_for(exchange.header(b"host"), self._hosts):
+            return problem(421, f"{OTHER_HOST}: use its address, give API keys, or {ALLOW}")
         if self._keys and facts.route not in OPEN:
             facts.key = self._keys.find(exchange.header(b"authorization"))
             if facts.key is None:
@@ -126,8 +136,14 @@ async def _cancelled(*tasks: "asyncio.Future[None]") -> None:
     await asyncio.wait(tasks)
 
 
-def _route(path: str) -> str:
-    """A path as the metrics know it: a name of a model is none of theirs."""
+def _route(scope: Scope) -> str:
+    """A path as the limits and metrics know it, wherever the application is mounted.
+
+    A name of a model is none of theirs.
+    """
+    path: str = scope["path"]
+    below = path.removeprefix(scope.get("root_path", "").rstrip("/"))
+    path = below if below.startswith("/") else path
     if path.startswith("/v1/models/"):
         return "/v1/models"
     return path if path in ROUTES else "other"

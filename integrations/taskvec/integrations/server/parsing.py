@@ -1,4 +1,4 @@
-"""Bodies are parsed by orjson: a large one holds up no other request for long."""
+"""Bodies are parsed by orjson, and counted: a large one holds up no other request for long."""
 
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -6,15 +6,52 @@ from typing import Any
 import orjson
 from fastapi import Request
 from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
+
+from taskvec.core.errors import InputError
+from taskvec.integrations.server.service import Service
+
+FIELDS = 32  # more than any object of a request has
 
 
 class JsonRequest(Request):
     """A request whose `json` is orjson's, which refuses NaN and lone surrogates."""
 
     async def json(self) -> Any:
-        """The body. Raises json.JSONDecodeError."""
-        return orjson.loads(await self.body())
+        """The body. Raises json.JSONDecodeError; HTTPException 422 for more than is allowed."""
+        body = orjson.loads(await self.body())
+        try:
+            check_sizes(body, self.app.state.service)
+        except InputError as error:
+            raise HTTPException(422, str(error)) from None
+        return body
+
+
+def check_sizes(body: object, service: Service) -> None:
+    """Count what lists and objects of a body hold, before each item of them is looked at.
+
+    Pydantic makes an object of each item, and an error of each that does not fit.
+    Raises InputError for more than a request may have.
+    """
+    if not isinstance(body, dict):
+        return
+    given = body.get("input")
+    inputs = given if isinstance(given, list) else [given]
+    service.check_items(len(inputs), "texts")
+    documents = [one for one in inputs if isinstance(one, dict)]
+    for name in ("spans", "chunks"):
+        lists = (one.get(name) for one in documents)
+        service.check_items(sum(len(own) for own in lists if isinstance(own, list)), "chunks")
+    split = body.get("split")
+    for one in (body, split if isinstance(split, dict) else {}):
+        _check_fields(len(one), FIELDS)
+    _check_fields(sum(map(len, documents)), FIELDS + 3 * len(documents))
+
+
+def _check_fields(count: int, most: int) -> None:
+    if count > most:
+        raise InputError(f"the body has objects of {count} fields: send those that are known")
 
 
 class JsonRoute(APIRoute):

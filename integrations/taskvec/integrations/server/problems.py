@@ -21,14 +21,17 @@ KINDS = {
     405: ("invalid_request_error", "method_not_allowed"),
     408: ("invalid_request_error", "request_timeout"),
     413: ("invalid_request_error", "request_too_large"),
+    421: ("invalid_request_error", "misdirected_request"),
     422: ("invalid_request_error", "invalid_value"),
     429: ("rate_limit_error", "busy"),
     503: ("server_error", "not_ready"),
     504: ("server_error", "deadline_exceeded"),
 }
+UNTOLD = 500  # the first status that is the server's fault
 UNEXPECTED = "the server failed: its log has the reason under this request's x-request-id"
 FAULT = "taskvec"  # type of the faults whose message says it all
 NO_JSON = "send one as application/json"
+LONGEST = 1000  # characters of a message: it may hold what was sent, which may be long
 
 
 def problem(
@@ -40,6 +43,7 @@ def problem(
 ) -> Response:
     """An error reply. param: the field at fault."""
     kind, code = KINDS.get(status, ("server_error", "internal_error"))
+    message, param = _short(message), _short(param) if param else param
     error = {"message": message, "type": kind, "param": param, "code": code}
     body = orjson.dumps({"detail": message, "error": error})
     return Response(body, status, dict(headers or {}), media_type="application/json")
@@ -58,6 +62,8 @@ def add_handlers(app: FastAPI) -> None:
 
     async def failed(request: Request, error: Exception) -> Response:
         assert isinstance(error, TaskvecError)  # noqa: S101
+        if status_of(error).http >= UNTOLD:
+            raise error  # to the gate, which logs it and tells nothing of it
         headers = {}
         if isinstance(error, BusyError):
             headers["Retry-After"] = str(request.app.state.service.retry_after_s())
@@ -81,6 +87,12 @@ def _invalid(error: Mapping[str, Any]) -> Response:
     if error["type"] == "extra_forbidden":
         return problem(422, f"unknown field {_printable(place)!r}: leave it out", param=path[0])
     return problem(422, f"{place}: {_printable(error['msg'])}", param=path[0])
+
+
+def _short(message: str) -> str:
+    """Without the middle of what is too long: the cure stands at the end."""
+    half = LONGEST // 2
+    return message if len(message) <= LONGEST else f"{message[:half]} … {message[-half:]}"
 
 
 def _printable(message: str) -> str:

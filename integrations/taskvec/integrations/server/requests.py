@@ -161,5 +161,7 @@ class ChunksRequest(Vectors):
     """Documents to chunk late: each is read as a whole, and has one vector per chunk."""
 
     input: Annotated[list[DocumentInput], BeforeValidator(_read_documents)]
-    split: Split = Field(default_factory=Split, description="of documents without spans or chunks")
-    return_text: StrictBool = Field(False, description="send each chunk's text back with its span")
+    split: Split | None = Field(None, description="of documents without spans or chunks")
+    return_text: StrictBool | None = Field(
+        None, description="send each chunk's text back with its span"
+    )

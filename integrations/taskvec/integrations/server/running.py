@@ -151,16 +151,23 @@ def serve(
         port: 0 takes a free one.
         names: as for `create_app`.
         keys: as for `create_app`.
-        allow_anonymous: listen without keys where other machines can connect.
+        allow_anonymous: listen without keys where other machines can connect, and under any name.
         limits: as for `create_app`.
         drain_s: as for `HttpServer`.
         grace_s: as for `HttpServer`.
 
     Raises InputError where it cannot or must not listen.
     """
-    app = create_app(encoder, names=names, keys=keys, limits=limits)
-    listening = open_socket(host, port, public=bool(keys) or allow_anonymous)
+    public = bool(keys) or allow_anonymous
+    hosts = local_names(host, public=public)
+    app = create_app(encoder, names=names, keys=keys, limits=limits, hosts=hosts)
+    listening = open_socket(host, port, public=public)
     HttpServer(app, listening, drain_s=drain_s, grace_s=grace_s).serve_until_told()
+
+
+def local_names(host: str, *, public: bool) -> tuple[str, ...]:
+    """The names that requests may be for, as `create_app` takes them; any for a public server."""
+    return () if public else ("localhost", host.lower())
 
 
 def open_socket(host: str, port: int, *, public: bool) -> socket.socket:

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import TypeVar
 
 from starlette.exceptions import HTTPException
@@ -13,6 +14,7 @@ from taskvec.core.embedder import Lane
 from taskvec.core.encoder import SHORT, Encoder
 from taskvec.core.errors import InputError, TaskError
 from taskvec.core.inputs import check_task
+from taskvec.integrations.server.counting import Counting
 from taskvec.integrations.server.metrics import Metrics
 
 Result = TypeVar("Result")
@@ -110,16 +112,13 @@ class Service:
 
         Raises InputError for more of them than a request may have.
         """
+        counting = Counting(partial(self.encoder.count_tokens, task=task), self.limits.tokens)
         if len(texts) <= FEW and sum(map(len, texts)) <= SHORT:
-            counts = self.encoder.count_tokens(texts, task=task)
-        else:
-            counts = await self.aside(lambda: self.encoder.count_tokens(texts, task=task))
-        if sum(counts) > self.limits.tokens:
-            raise InputError(
-                f"input has {sum(counts)} tokens: a request may have {self.limits.tokens}, send "
-                "several"
-            )
-        return counts
+            return counting.counts(texts)
+        try:
+            return await self.aside(lambda: counting.counts(texts))
+        finally:
+            counting.given_up.set()
 
     async def aside(self, work: Callable[[], Result]) -> Result:
         """What some work gives, done in another thread than the event loop's."""

@@ -14,6 +14,9 @@ from taskvec.integrations.spans import find_spans
 # The end of a sentence: its marks and what closes after them, before white space, or before
 # anything in scripts that write none; or a blank line.
 CLOSING = "\"'\u201d\u2019\u00bb)\\]\u300d\u300f\uff09"
+# A token is pooled once for each span that holds it. Few characters cost next to nothing.
+COVER = 16
+FREE_CHARACTERS = 1 << 20
 SENTENCE_END = re.compile(
     rf"[.!?\u2026]+[{CLOSING}]*(?=\s)|[\u3002\uff01\uff1f\uff61]+[{CLOSING}]*|\n\s*\n"
 )
@@ -31,6 +34,17 @@ def spans_of(document: DocumentInput, split: Split, place: str) -> list[Span]:
     if split.by == "sentence":
         return list(_sentences(document.text, split.characters))
     return _by_size(document.text, split.characters)
+
+
+def check_cover(texts: Sequence[str], spans: Sequence[Sequence[Span]]) -> None:
+    """Raises InputError where spans overlap so much that pooling takes longer than the model."""
+    covered = sum(end - start for own in spans for start, end in own)
+    length = sum(map(len, texts))
+    if covered > max(COVER * length, FREE_CHARACTERS):
+        raise InputError(
+            f"the spans have {covered} characters in all, and the texts {length}: overlap may make "
+            f"it {COVER} times as many, or {FREE_CHARACTERS}; send several requests"
+        )
 
 
 def _none_blank(chunks: Sequence[str]) -> Sequence[str]:

@@ -45,6 +45,7 @@ def request_span(scope: Scope, facts: Facts) -> Iterator[Span]:
         kind=trace.SpanKind.SERVER,
         attributes={"http.request.method": facts.method, "http.route": facts.route},
         record_exception=False,  # its message might hold a text
+        set_status_on_exception=False,
     ) as span:
         yield span
 
@@ -61,7 +62,10 @@ def encode_span(facts: Facts) -> Iterator[None]:
         yield
         return
     with trace.get_tracer(NAME).start_as_current_span(
-        "encode", attributes=_attributes(facts), record_exception=False
+        "encode",
+        attributes=_attributes(facts),
+        record_exception=False,
+        set_status_on_exception=False,
     ):
         yield
 

@@ -20,23 +20,24 @@ def run(arguments: argparse.Namespace) -> int:
     from taskvec.integrations.server import create_app
     from taskvec.integrations.server.keys import read_keys
     from taskvec.integrations.server.logs import logging_to_stderr
-    from taskvec.integrations.server.running import HttpServer, open_socket
+    from taskvec.integrations.server.running import HttpServer, local_names, open_socket
 
     if is_url(arguments.model):
         raise InputError("a server serves weights, and no other server: name a model or a folder")
     keys = read_keys(arguments.api_key_file)
     names = arguments.name or names_of(arguments.model)
     # Taken before the model is loaded, so that a port in use is told of at once.
-    listening = open_socket(
-        arguments.host, arguments.port, public=bool(keys) or arguments.allow_anonymous
-    )
+    public = bool(keys) or arguments.allow_anonymous
+    listening = open_socket(arguments.host, arguments.port, public=public)
     with listening, logging_to_stderr(arguments.log_level), _loaded(arguments) as encoder:
-        app = create_app(encoder, names=names, keys=keys, limits=_limits(arguments))
+        hosts = local_names(arguments.host, public=public)
+        limits = _limits(arguments)
+        app = create_app(encoder, names=names, keys=keys, limits=limits, hosts=hosts)
         HttpServer(
             app,
             listening,
-            drain_s=arguments.drain or DRAIN_S,
-            grace_s=arguments.grace or GRACE_S,
+            drain_s=DRAIN_S if arguments.drain is None else arguments.drain,
+            grace_s=GRACE_S if arguments.grace is None else arguments.grace,
             on_listening=lambda url: _say(f"serving {names[0]!r} at {url}/v1, Ctrl-C ends it"),
         ).serve_until_told()
     return 0
