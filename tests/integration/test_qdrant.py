@@ -298,6 +298,11 @@ def test_models_of_others_go_to_the_stock_embedder(client: QdrantClient) -> None
         client.query_points(NAME, models.Document(text=ASKED, model="BAAI/bge-small-en"))
 
 
+def test_an_enabled_model_without_its_prefix_is_told_of(client: QdrantClient) -> None:
+    with pytest.raises(InputError, match="taskvec's model is 'taskvec/starter'"):
+        client.query_points(NAME, models.Document(text=ASKED, model="starter"))
+
+
 @pytest.mark.skipif(
     "use_core_bm25" not in inspect.signature(StockEmbedder).parameters,
     reason="this version of qdrant-client lets no server make BM25 vectors",

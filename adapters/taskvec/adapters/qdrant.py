@@ -46,12 +46,15 @@ def enable_inference(
 
     Texts of queries, prefetches and recommend examples get the query task, texts of points the
     passage task; `options={"task": …, "dim": …}` of a document overrules both. Call again for a
-    second model. All that one call asks for is encoded together: a text that stands in it with
-    several dims runs through the model once, and so do a query and its prefetches.
+    second model; for the same one, the new tasks and dim take the place of the old. All that one
+    call asks for is encoded together: a text that stands in it with several dims runs through the
+    model once, and so do a query and its prefetches.
 
-    Encoding happens in this process. The calls that an AsyncQdrantClient awaits hold up nobody
-    meanwhile; its `upload_points` and `upload_collection`, which it does not await, block. An
-    upload with `parallel` other than 1 raises InputError: its processes have no encoder.
+    The model is loaded with the first text, so that a model that there is not, or a dim that it
+    was not trained for, shows there. Encoding happens in this process. The calls that an
+    AsyncQdrantClient awaits hold up nobody meanwhile; its `upload_points` and `upload_collection`,
+    which it does not await, block. An upload with `parallel` other than 1 raises InputError: its
+    processes have no encoder.
 
     Raises InputError for a client with cloud_inference, StoreError for a version of qdrant-client
     that keeps its inference elsewhere; `query_vector` and `points` work with every version.

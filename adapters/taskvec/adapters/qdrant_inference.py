@@ -143,7 +143,16 @@ class Inference(ModelEmbedder):
         for name, wanted in keys.items():
             self._embed_storage[name] = [made[key].tolist() for key in wanted]
         if gathered:
-            super()._embed_accumulator(is_query, inference_batch_size)
+            self._embed_others(gathered, is_query=is_query, size=inference_batch_size)
+
+    def _embed_others(self, gathered: Mapping[str, Any], *, is_query: bool, size: int) -> None:
+        bare = [name for name in gathered if f"{PREFIX}{name}" in self.encodings]
+        try:
+            super()._embed_accumulator(is_query, size)
+        except (ValueError, ImportError) as error:
+            if not bare:
+                raise
+            raise InputError(f"{error} taskvec's model is {PREFIX + bare[0]!r}") from error
 
     def _resolve_inference_object(self, data: Any) -> Any:
         if isinstance(data, models.InferenceObject) and data.model.startswith(PREFIX):
