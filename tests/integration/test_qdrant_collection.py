@@ -1,8 +1,10 @@
 """Collections are made, opened, searched, and refuse vectors of another kind."""
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Iterator
 from datetime import date
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,8 +29,13 @@ from taskvec.integrations.qdrant import (
     searching,
     settings,
 )
-from taskvec.integrations.qdrant.creating import CLIENT_HAS_METADATA, SETTINGS_POINT
+from taskvec.integrations.qdrant.creating import (
+    CLIENT_HAS_METADATA,
+    SETTINGS_POINT,
+    check_quantization,
+)
 from taskvec.integrations.qdrant.ingesting import point_id
+from taskvec.integrations.qdrant.layout import dense_vectors
 from tests.embedders import StubEmbedder
 from tests.qdrant_clients import URL, Clients, aclients, clients
 
@@ -206,6 +213,8 @@ FILTERS: dict[str, tuple[Any, set[str]]] = {
     "one of": ({"year": [2020, 2022]}, {"files", "threads"}),
     "range": ({"year": {"gte": 2021, "lt": 2023}}, {"json", "threads"}),
     "all of them": ({"lang": "en", "year": {"gt": 2021}}, {"time"}),
+    "id": ({"document_id": "json"}, {"json"}),
+    "ids": ({"document_id": ["json", "time"], "year": {"gt": 2021}}, {"time"}),
     "nothing": ({}, set(TEXTS)),
     "of Qdrant": (
         models.Filter(
@@ -392,7 +401,9 @@ def test_another_model_is_refused(filled: TaskvecCollection, qdrant: Clients[Qdr
         TaskvecCollection.open(qdrant.client, filled.name, embedder=StubEmbedder())
     name = qdrant.name()
     TaskvecCollection.create(qdrant.client, name, embedder=StubEmbedder())
-    with pytest.raises(FingerprintError, match="passage 'stub/"):
+    with pytest.raises(
+        FingerprintError, match=r"passage 'stub/.*: the query and the passage task, or the model,"
+    ):
         TaskvecCollection.open(qdrant.client, name, embedder=StubEmbedder(name="retrained"))
 
 
@@ -412,6 +423,29 @@ def test_creating_with_other_settings_is_refused(
     TaskvecCollection.create(qdrant.client, name, embedder=StubEmbedder())
     with pytest.raises(FingerprintError, match=message):
         TaskvecCollection.create(qdrant.client, name, embedder=StubEmbedder(), **options)
+
+
+QUANTIZED = list(itertools.permutations(("scalar", "binary", None), 2))
+
+
+@pytest.mark.parametrize(("kept", "asked"), QUANTIZED)
+async def test_creating_with_another_quantisation_is_refused(
+    kept: Any, asked: Any, aqdrant: Clients[AsyncQdrantClient]
+) -> None:
+    name, embedder = aqdrant.name(), StubEmbedder()
+    create = partial(AsyncTaskvecCollection.create, aqdrant.client, name, embedder=embedder)
+    await create(quantization=kept)
+    with pytest.raises(SchemaError, match=f"has quantization {kept!r}, not {asked!r}: give"):
+        await create(quantization=asked)
+    assert (await create(quantization=kept)).name == name
+    assert (await AsyncTaskvecCollection.open(aqdrant.client, name, embedder=embedder)).name == name
+
+
+def test_a_quantisation_that_create_cannot_ask_for_is_the_users_own() -> None:
+    chosen = models.ProductQuantizationConfig(compression=models.CompressionRatio.X16)
+    given = models.ProductQuantization(product=chosen)
+    params = models.VectorParams(size=8, distance=models.Distance.COSINE, quantization_config=given)
+    check_quantization("docs", 8, dense_vectors((8,), "scalar"), {"d8": params})
 
 
 def test_creating_again_opens_and_loses_nothing(
@@ -566,6 +600,15 @@ def test_fields_of_any_name_are_filtered(qdrant: Clients[QdrantClient]) -> None:
     for name in (*names, "deep.er"):
         assert [hit.document_id for hit in made.search("x", filter={name: "yes"})] == ["a"]
     assert [hit.document_id for hit in made.search("x", filter={"many[1]": 2})] == ["a"]
+
+
+def test_metadata_of_the_name_of_the_id_come_before_it(qdrant: Clients[QdrantClient]) -> None:
+    made = TaskvecCollection.create(qdrant.client, qdrant.name(), embedder=StubEmbedder())
+    named = [Document("a", "x", {"document_id": "b"}), Document("b", "x", {"document_id": "a"})]
+    made.ingest([*named, Document("c", "x")])
+    for asked, found in (("a", "b"), ("b", "a"), ("c", "c")):
+        hits = made.search("x", filter={"document_id": asked})
+        assert [hit.document_id for hit in hits] == [found]
 
 
 @pytest.mark.skipif(URL is not None, reason="only the local engine raises ValueError")

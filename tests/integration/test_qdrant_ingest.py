@@ -20,6 +20,7 @@ import pytest
 from qdrant_client import QdrantClient, models
 
 from taskvec.core.errors import InputError
+from taskvec.integrations.cli.readers import Document as FileDocument
 from taskvec.integrations.qdrant import (
     AsyncTaskvecCollection,
     Document,
@@ -159,9 +160,17 @@ def test_deleting_removes_all_chunks_of_the_named_documents_alone(
     assert collection.delete([]) == 0
 
 
-@pytest.mark.parametrize("ids", ["d1", [3], [""], ["\ud800"]])
-def test_deleting_takes_ids_alone(ids: Any, collection: TaskvecCollection) -> None:
-    with pytest.raises(InputError, match="expected"):
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        ("d1", "ids is str: expected a list"),
+        ([3], r"ids\[0\] has the id 3: expected"),
+        ([""], "expected"),
+        (["\ud800"], "expected"),
+    ],
+)
+def test_deleting_takes_ids_alone(ids: Any, message: str, collection: TaskvecCollection) -> None:
+    with pytest.raises(InputError, match=message):
         collection.delete(ids)
 
 
@@ -222,9 +231,14 @@ def test_by_default_a_text_is_cut_at_its_paragraphs(
 
 
 BAD: dict[str, tuple[Any, dict[str, Any], str]] = {
-    "no list": ("text", {}, "documents is str: expected a list of Document"),
-    "one": (Document("a", "x"), {}, "documents is Document: expected a list"),
-    "no document": ([{"id": "a"}], {}, r"documents\[0\] is dict: expected a Document"),
+    "no list": ("text", {}, r"documents is str: expected a list of taskvec\.\S+Document"),
+    "one": (Document("a", "x"), {}, r"documents is taskvec\.\S+\.Document: expected a list"),
+    "no document": ([{"id": "a"}], {}, r"documents\[0\] is dict: expected a taskvec\.\S+Document"),
+    "of a file": (
+        [FileDocument("x", marks=())],
+        {},
+        r"is taskvec\.integrations\.cli\.\S+Document: expected a taskvec\.integrations\.qdrant",
+    ),
     "id": ([Document("", "x")], {}, r"documents\[0\] has the id ''"),
     "number": ([Document(7, "x")], {}, r"documents\[0\] has the id 7: expected a str"),
     "surrogate": ([Document("\ud800", "x")], {}, "has the id"),
@@ -247,7 +261,7 @@ BAD: dict[str, tuple[Any, dict[str, Any], str]] = {
         "gave both chunks and spans",
     ),
     "characters": ([], {"chunk_characters": 0}, "chunk_characters is 0"),
-    "no characters": ([], {"chunk_characters": None}, "chunk_characters is None"),
+    "two ways": ([], {"splitter": lines, "chunk_characters": 600}, "give one of them"),
     "batch": ([], {"batch_size": 0}, "batch_size is 0"),
     "no batch": ([], {"batch_size": None}, "batch_size is None"),
 }  # fmt: skip

@@ -22,6 +22,8 @@ BAD: dict[str, tuple[Any, str]] = {
     "text bound": ({"year": {"gt": "2020"}}, "'2020' as 'gt' of 'year'"),
     "key": ({3: "x"}, "the key 3"),
     "quotation mark": ({'a"b': "x"}, "filter has the key 'a\"b': expected"),
+    "payload's key": ({"metadata.lang": "en"}, "'metadata.lang': names are .* so give 'lang'"),
+    "id": ({"document_id": None}, "filter has None for 'document_id'"),
 }
 
 
@@ -60,6 +62,11 @@ def test_conditions_are_on_metadata_and_all_must_hold() -> None:
         models.FieldCondition(key="metadata.year", range=models.Range(lte=2)),
         models.FieldCondition(key="metadata.day", range=models.DatetimeRange(gt=since)),
     ]
+
+
+def test_indexes_of_the_payloads_own_keys_are_refused() -> None:
+    with pytest.raises(InputError, match="payload_indexes has the key"):
+        payload_indexes({"metadata.year": "integer"})
 
 
 def test_what_is_a_filter_stays_one() -> None:

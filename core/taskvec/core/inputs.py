@@ -20,10 +20,10 @@ def check_texts(texts: object) -> list[str]:
     return checked
 
 
-def check_several(texts: object) -> None:
+def check_several(texts: object, name: str = "texts") -> None:
     """Raises InputError for a lone str where a list belongs: its characters are no texts."""
     if isinstance(texts, str | bytes):
-        raise InputError(f"texts is {type(texts).__name__}: expected a list of str")
+        raise InputError(f"{name} is {type(texts).__name__}: expected a list of str")
 
 
 def check_text(document: str) -> str:

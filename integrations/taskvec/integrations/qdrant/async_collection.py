@@ -10,7 +10,6 @@ from taskvec.core import Embedder, Roles
 from taskvec.core.inputs import check_number
 from taskvec.core.registry import embedder_or_shared
 from taskvec.core.waiting import progress_bar
-from taskvec.integrations.cli.parser import DEFAULT_CHUNK_CHARACTERS
 from taskvec.integrations.qdrant.base import (
     Collection,
     checked_ids,
@@ -109,7 +108,7 @@ class AsyncTaskvecCollection(Collection):
         documents: Iterable[Document] | AsyncIterable[Document],
         *,
         splitter: Splitter | None = None,
-        chunk_characters: int = DEFAULT_CHUNK_CHARACTERS,
+        chunk_characters: int | None = None,
         batch_size: int = POINTS,
         show_progress: bool = False,
     ) -> Ingested:

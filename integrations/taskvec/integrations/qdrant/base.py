@@ -104,7 +104,7 @@ def length_of(documents: object) -> int | None:
 
 def checked_ids(ids: Any) -> list[str]:
     """Ids of documents, each once. Raises InputError for what are none."""
-    check_several(ids)
+    check_several(ids, "ids")
     listed = list(dict.fromkeys(ids))
     for i, id_ in enumerate(listed):
         check_id(f"ids[{i}]", id_)

@@ -9,7 +9,6 @@ from taskvec.core import Embedder, Roles
 from taskvec.core.inputs import check_number
 from taskvec.core.registry import embedder_or_shared
 from taskvec.core.waiting import progress_bar
-from taskvec.integrations.cli.parser import DEFAULT_CHUNK_CHARACTERS
 from taskvec.integrations.qdrant.base import (
     Collection,
     checked_ids,
@@ -72,7 +71,7 @@ class TaskvecCollection(Collection):
     ) -> Self:
         """Make a collection, or open the one that was made with the same settings.
 
-        One that exists keeps its quantisation, and gets the payload indexes that it lacks.
+        One that exists gets the payload indexes that it lacks.
 
         Args:
             client: of a server, or in local mode; a folder's points are then written without a
@@ -90,7 +89,8 @@ class TaskvecCollection(Collection):
             context: the characters of a document that are read at once; by default those of the
                 collection, and for a new one 1,800 for "starter", which was trained on short
                 texts, and 16,000 for others.
-            quantization: of the smallest dim. "binary" needs a wide one.
+            quantization: of the smallest dim. "binary" needs a wide one. Another one that was set
+                by `client.update_collection` stays; `open` takes any.
             sparse: "bm25" for hybrid search.
             payload_indexes: fields of metadata to index for filters, such as {"year": "integer"};
                 kinds are those of `models.PayloadSchemaType`, or Qdrant's index parameters.
@@ -99,7 +99,7 @@ class TaskvecCollection(Collection):
         Raises:
             InputError: an unknown option; DimensionError for dims, TaskError for a task.
             FingerprintError: the collection exists, with vectors of another kind.
-            SchemaError: it exists and is none of ours.
+            SchemaError: it exists and is none of ours, or is quantised otherwise.
             StoreError: the server cannot be reached, or refuses.
         """
         roles = Roles.choose(task, query_task, passage_task)
@@ -151,7 +151,7 @@ class TaskvecCollection(Collection):
         documents: Iterable[Document],
         *,
         splitter: Splitter | None = None,
-        chunk_characters: int = DEFAULT_CHUNK_CHARACTERS,
+        chunk_characters: int | None = None,
         batch_size: int = POINTS,
         show_progress: bool = False,
     ) -> Ingested:
@@ -169,12 +169,14 @@ class TaskvecCollection(Collection):
             documents: those to store, each with an id of its own. Blank ones have no chunks.
             splitter: gives a text's chunks in order, such as a LangChain splitter's `split_text`,
                 or their spans. By default the text is cut at paragraphs and sentences.
-            chunk_characters: the longest chunk of the default splitter.
+            chunk_characters: the longest chunk of the default splitter, 600 where nothing is said.
+                Not kept: other chunks than last time are another version of every document.
             batch_size: chunks in one batch, at least: documents stay together.
             show_progress: whether to show a bar of documents on stderr.
 
         Raises:
-            InputError: a document, its chunks or spans that cannot be stored, or two of one id.
+            InputError: a document, its chunks or spans that cannot be stored, two of one id, or
+                both a splitter and chunk_characters.
             StoreError: the server failed for longer than retries last. What was written before
                 an error stays.
         """
@@ -241,8 +243,9 @@ class TaskvecCollection(Collection):
             text: the query.
             k: how many hits.
             filter: a mapping of metadata ({"lang": "en"}, {"lang": ["en", "de"]},
-                {"year": {"gte": 2020}}), all of which must hold, or `models.Filter`, whose keys
-                are those of the payload: "metadata.lang", "document_id".
+                {"year": {"gte": 2020}}), all of which must hold, and "document_id"; or
+                `models.Filter`, whose keys are those of the payload: "metadata.lang",
+                "document_id". A key that no document has finds nothing.
             group_by_document: the best chunk of each of k documents, in the place of k chunks.
             hybrid: by default, whether the collection has sparse vectors.
             candidates: how many chunks each stage hands on; by default twenty for each hit, at

@@ -12,7 +12,7 @@ from uuid import uuid5
 from qdrant_client import models
 
 from taskvec.core.errors import SchemaError, StoreError
-from taskvec.integrations.qdrant.layout import NAMESPACE
+from taskvec.integrations.qdrant.layout import NAMESPACE, QUANTIZATIONS, quantization_of
 from taskvec.integrations.qdrant.settings import META_KEY, Settings
 from taskvec.integrations.qdrant.steps import Ask, Steps
 
@@ -31,7 +31,8 @@ def creating(
     """Make a collection where there is none, and the payload indexes that it lacks.
 
     any_context: whether one that is there may have another context.
-    Raises FingerprintError for one of other settings, SchemaError for one that is not ours.
+    Raises FingerprintError for one of other settings, SchemaError for one that is not ours, or is
+    quantised otherwise.
     """
     made = not (yield Ask("collection_exists"))
     if made:
@@ -42,6 +43,7 @@ def creating(
         yield Ask("upsert", {"points": [point], "wait": True})
     kept = yield from _reading(name, info)
     kept.check_same(name, replace(wanted, context=kept.context) if any_context else wanted)
+    check_quantization(name, kept.dims[0], config["vectors_config"], info.config.params.vectors)
     for field, schema in indexes.items():
         if field not in info.payload_schema:
             arguments = {"field_name": field, "field_schema": schema, "wait": True}
@@ -85,6 +87,17 @@ def _reading(name: str, info: models.CollectionInfo) -> Steps[Settings]:
             "it if nothing is in it"
         )
     return settings
+
+
+def check_quantization(name: str, dim: int, wanted: object, found: object) -> None:
+    """Raise SchemaError where the vectors of a dim are quantised otherwise than is asked for."""
+    asked, there = (quantization_of(vectors, dim) for vectors in (wanted, found))
+    # What create has no option for is the user's own, by update_collection.
+    if asked != there and (there is None or there in QUANTIZATIONS):
+        raise SchemaError(
+            f"collection {name!r} has quantization {there!r}, not {asked!r}: give "
+            f"quantization={there!r}, open it with open, or change it with client.update_collection"
+        )
 
 
 def _metadata(info: models.CollectionInfo) -> object:

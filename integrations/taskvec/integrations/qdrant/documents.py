@@ -31,6 +31,7 @@ Splitter: TypeAlias = Callable[[str], Iterable[str] | Iterable[Span]]
 
 # Part of every digest: raise it when the same document would be stored otherwise.
 VERSION = 1
+OURS = "taskvec.integrations.qdrant.Document"
 
 
 @dataclass(frozen=True)
@@ -68,20 +69,23 @@ class Cutter:
     """Cuts documents, and knows those that it cut.
 
     splitter: gives the chunks of a text in order, or their spans; None cuts at paragraphs and
-        sentences. characters: the longest chunk then.
+        sentences. characters: the longest chunk then, 600 by default; InputError beside a splitter.
     """
 
-    def __init__(
-        self, splitter: Splitter | None, *, characters: int = DEFAULT_CHUNK_CHARACTERS
-    ) -> None:
+    def __init__(self, splitter: Splitter | None, *, characters: int | None = None) -> None:
         if splitter is not None and not callable(splitter):
             raise InputError(
                 f"splitter is {type(splitter).__name__}: expected a function of a text, such as "
                 "a LangChain splitter's split_text"
             )
-        check_number("chunk_characters", characters)
+        if splitter is not None and characters is not None:
+            raise InputError(
+                f"splitter and chunk_characters={characters!r}: give one of them; a splitter has "
+                "sizes of its own"
+            )
         self._splitter = splitter
-        self._characters = characters
+        self._characters = DEFAULT_CHUNK_CHARACTERS if characters is None else characters
+        check_number("chunk_characters", self._characters)
         self._seen: dict[str, tuple[int, str]] = {}
 
     def cut(self, number: int, document: Document) -> Cut | None:
@@ -186,15 +190,21 @@ def _weight(cut: Cut | None) -> int:
 
 def _check_listed(documents: object) -> None:
     if isinstance(documents, str | Document | Mapping) or not isinstance(documents, Iterable):
-        raise InputError(f"documents is {type(documents).__name__}: expected a list of Document")
+        raise InputError(f"documents is {_kind(documents)}: expected a list of {OURS}")
 
 
 def _check(where: str, document: object) -> None:
     if not isinstance(document, Document):
-        raise InputError(f"{where} is {type(document).__name__}: expected a Document")
+        raise InputError(f"{where} is {_kind(document)}: expected a {OURS}")
     check_id(where, document.id)
     if not isinstance(document.text, str):
         raise InputError(f"{where} has a {type(document.text).__name__} as its text: expected str")
+
+
+def _kind(value: object) -> str:
+    """The class of something; with its module, for other packages have a Document, too."""
+    kind = type(value)
+    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
 
 
 def _plain(where: str, metadata: Mapping[str, Any]) -> dict[str, Any]:

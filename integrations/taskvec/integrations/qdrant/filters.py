@@ -12,6 +12,7 @@ from taskvec.core.errors import InputError
 Filter: TypeAlias = models.Filter | Mapping[str, Any]
 
 METADATA = "metadata"
+DOCUMENT_ID = "document_id"
 # What Qdrant reads as a path; other names are put in quotation marks.
 PLAIN = re.compile(r"[\w-]+(\[\d*\])*(\.[\w-]+(\[\d*\])*)*")
 BOUNDS = ("gt", "gte", "lt", "lte")
@@ -21,7 +22,8 @@ def filter_of(given: Filter | None) -> models.Filter | None:
     """A filter that all conditions of a mapping must meet; Qdrant's own are taken as they are.
 
     {"lang": "en"}: equal; {"lang": ["en", "de"]}: one of them; {"year": {"gte": 2020}}: a range
-    of numbers or dates, by gt, gte, lt and lte.
+    of numbers or dates, by gt, gte, lt and lte. "document_id" is a document's own id, unless its
+    metadata have a field of that name.
 
     Raises InputError for anything else.
     """
@@ -37,17 +39,34 @@ def filter_of(given: Filter | None) -> models.Filter | None:
 def path_of(where: str, key: object) -> str:
     """Where a field of metadata stands in a payload: {"a": {"b": …}} has "a" and "a.b".
 
-    Raises InputError for what is no name, or has a quotation mark, which no path of Qdrant's can.
+    Raises InputError for what is no name, has a quotation mark, which no path of Qdrant's can, or
+    begins as the payload's own keys do, and would be looked for in metadata of metadata.
     """
     if not isinstance(key, str) or not key or '"' in key:
         raise InputError(
             f"{where} has the key {key!r}: expected the name of a metadata field, without '\"'"
         )
+    if key.startswith(f"{METADATA}."):
+        raise InputError(
+            f"{where} has the key {key!r}: names are those of metadata already, so give "
+            f"{key.removeprefix(f'{METADATA}.')!r}"
+        )
     return f"{METADATA}.{key}" if PLAIN.fullmatch(key) else f'{METADATA}."{key}"'
 
 
-def _condition(key: str, value: object) -> models.FieldCondition:
+def _condition(key: str, value: object) -> models.FieldCondition | models.Filter:
     path = path_of("filter", key)
+    if key != DOCUMENT_ID:
+        return _compared(path, key, value)
+    field = models.PayloadField(key=path)
+    own: list[models.Condition] = [
+        models.IsEmptyCondition(is_empty=field),
+        _compared(DOCUMENT_ID, key, value),
+    ]
+    return models.Filter(should=[_compared(path, key, value), models.Filter(must=own)])
+
+
+def _compared(path: str, key: str, value: object) -> models.FieldCondition:
     if isinstance(value, str | int):  # bool is an int
         return models.FieldCondition(key=path, match=models.MatchValue(value=value))
     if isinstance(value, Mapping):

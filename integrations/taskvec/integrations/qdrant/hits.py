@@ -19,7 +19,7 @@ class Hit:
     span: its half-open range of characters in the document.
     score: cosine similarity at the largest dim; of a hybrid search, the fused ranks' score.
     scores: in an explained search, the score in each stage that had this chunk; the smallest dim's
-        is of its quantised vectors.
+        is of its quantised vectors. Empty without `explain=True`.
     """
 
     id: str

@@ -18,7 +18,8 @@ from taskvec.core.embedder import Array
 from taskvec.integrations.qdrant import bm25
 from taskvec.integrations.qdrant.documents import Cut
 from taskvec.integrations.qdrant.encoding import EncodeChunks, shortened
-from taskvec.integrations.qdrant.layout import DOCUMENT_ID, NAMESPACE, vector_name
+from taskvec.integrations.qdrant.filters import DOCUMENT_ID
+from taskvec.integrations.qdrant.layout import NAMESPACE, vector_name
 from taskvec.integrations.qdrant.settings import Settings
 from taskvec.integrations.qdrant.steps import Ask, Steps, Work
 

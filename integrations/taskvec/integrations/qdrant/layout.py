@@ -8,13 +8,12 @@ from qdrant_client import models
 
 from taskvec.core.errors import InputError
 from taskvec.integrations.qdrant import bm25
-from taskvec.integrations.qdrant.filters import path_of
+from taskvec.integrations.qdrant.filters import DOCUMENT_ID, path_of
 
 Quantization: TypeAlias = Literal["scalar", "binary"]
 
 # Ids are derived from it: with another one, every collection would be made anew.
 NAMESPACE = UUID("0e1cf1b0-6d3c-5c55-8f55-9a3f6d0d7b42")
-DOCUMENT_ID = "document_id"
 QUANTIZATIONS: dict[str, models.QuantizationConfig] = {
     "scalar": models.ScalarQuantization(
         scalar=models.ScalarQuantizationConfig(
@@ -59,6 +58,14 @@ def dense_vectors(
         for dim in others
     }
     return {vector_name(small): searched, **rescoring}
+
+
+def quantization_of(vectors: object, dim: int) -> str | None:
+    """What the vectors of a dim are quantised by, among those of a collection; None: nothing."""
+    params = vectors.get(vector_name(dim)) if isinstance(vectors, Mapping) else None
+    given = getattr(params, "quantization_config", None)
+    kinds = (kind for kind, config in QUANTIZATIONS.items() if isinstance(given, type(config)))
+    return None if given is None else next(kinds, type(given).__name__)
 
 
 def sparse_vectors(*, wanted: bool) -> dict[str, models.SparseVectorParams] | None:

@@ -13,9 +13,9 @@ from taskvec.core.errors import InputError
 from taskvec.core.inputs import check_number, check_positive
 from taskvec.integrations.qdrant import bm25
 from taskvec.integrations.qdrant.encoding import EncodeQuery, shortened
-from taskvec.integrations.qdrant.filters import Filter, filter_of
+from taskvec.integrations.qdrant.filters import DOCUMENT_ID, Filter, filter_of
 from taskvec.integrations.qdrant.hits import Explanation, Hit, Stage, hits_of
-from taskvec.integrations.qdrant.layout import DOCUMENT_ID, vector_name
+from taskvec.integrations.qdrant.layout import vector_name
 from taskvec.integrations.qdrant.settings import Settings
 from taskvec.integrations.qdrant.steps import Ask, Steps
 

@@ -64,10 +64,12 @@ class Settings:
         shown = ", ".join(
             f"{name} {getattr(self, name)!r}, not {getattr(wanted, name)!r}" for name in wrong
         )
+        roles = [name for name in wrong if name in {"query", "passage"}]
+        hint = f"the {' and the '.join(roles)} task, or the model, is another; " if roles else ""
         model = "" if self.model is None else f" (model {self.model!r})"
         raise FingerprintError(
-            f"collection {collection!r} was made{model} with {shown}: open it with the model, "
-            "tasks and options that it was made with, or create another one"
+            f"collection {collection!r} was made{model} with {shown}: {hint}open it with the "
+            "model, tasks and options that it was made with, or create another one"
         )
 
 
