@@ -161,6 +161,14 @@ def test_vectors_are_put_in_order(remote: RemoteEncoder, server: Server, encoder
     np.testing.assert_array_equal(remote.encode(["one", "two", "three"]), want)
 
 
+def test_a_url_with_the_version_is_told_to_leave_it_out(server: Server) -> None:
+    with (
+        RemoteEncoder(f"{server.url}/v1/") as remote,
+        pytest.raises(InputError, match=r"/v1 refused the request \(404\): leave out /v1"),
+    ):
+        remote.encode("text")
+
+
 def test_a_closed_one_says_so(server: Server) -> None:
     remote = RemoteEncoder(server.url)
     remote.close()

@@ -66,7 +66,7 @@ class RemoteEncoder:
     """An `Embedder` on a taskvec server. Every method may be called from any thread or loop.
 
     Args:
-        url: where the server is, such as "http://127.0.0.1:8080".
+        url: where the server is, such as "http://127.0.0.1:8080", without "/v1".
         model: one of the server's models; None is its first.
         api_key: sent as a bearer token; by default the environment's TASKVEC_API_KEY.
         timeout_s: between two bytes of a reply; more than the server's deadline, 300 s unless

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 # Busy, or out for a moment. Encoding changes nothing on the server, so asking twice is safe.
 RETRIED = frozenset({429, 502, 503, 504})
-REFUSED = frozenset({400, 404, 409, 413, 422})
+NOT_FOUND = 404
+REFUSED = frozenset({400, NOT_FOUND, 409, 413, 422})
 FIRST_PAUSE_S = 0.25
 LONGEST_PAUSE_S = 20.0
 
@@ -50,6 +51,8 @@ def failure_of(url: str, cause: "httpx.Response | Exception") -> TaskvecError:
     status, detail = cause.status_code, _detail(cause)
     if status in RETRIED:
         return BusyError(f"{url} is busy ({status}): {detail}")
+    if status == NOT_FOUND and url.endswith("/v1"):
+        return InputError(f"{url} refused the request ({status}): leave out /v1, it is added")
     if status in REFUSED:
         return InputError(f"{url} refused the request ({status}): {detail}")
     return TaskvecError(f"{url} failed ({status}): {detail}")
