@@ -277,6 +277,7 @@ def test_a_pickled_lora_is_refused(tmp_path: Path) -> None:
     ("source", "word"),
     [
         ("nowhere", "no model 'nowhere'"),
+        ("127.0.0.1:9317", "or, to an adapter, a server's URL, as 'http://…'"),
         ("~nobody-here/x/y", "no model"),
         ("a\0b", "no model"),
         ("x" * 9999, "no model"),

@@ -40,8 +40,8 @@ def find(source: str | Path, revision: str | None = None) -> Path:
     if isinstance(source, str) and source.startswith(("http://", "https://")):
         raise CheckpointError(f"{source} is a server: use RemoteEncoder or shared_encoder for it")
     raise CheckpointError(
-        f"no model {str(source)!r}: give 'starter', a folder, or a hub id such as "
-        "'jinaai/jina-embeddings-v3'"
+        f"no model {str(source)!r}: give 'starter', a folder, a hub id such as "
+        "'jinaai/jina-embeddings-v3', or, to an adapter, a server's URL, as 'http://…'"
     )
 
 
