@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from langchain_classic.storage import LocalFileStore
 from langchain_core.documents import Document
-from langchain_core.embeddings import Embeddings
+from langchain_core.embeddings import DeterministicFakeEmbedding, Embeddings
 from langchain_core.stores import InMemoryByteStore
 from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
 from langchain_postgres import Column, PGEngine, PGVectorStore
@@ -192,6 +192,20 @@ def test_cached_vectors_are_those_of_the_role_and_dim(encoder: Encoder) -> None:
             assert kept.embed_query("open a file") == plain.embed_query("open a file")
             assert kept.embed_documents(TEXTS) == plain.embed_documents(TEXTS)
     assert len(list(store.yield_keys())) == 2 * (1 + len(TEXTS))
+
+
+def test_wrong_arguments_of_a_cache_are_refused_at_once(embeddings: TaskvecEmbeddings) -> None:
+    store = InMemoryByteStore()
+    for given, kept, message in (
+        (embeddings, "vectors", "store is str: expected a byte store"),
+        ("starter", store, "embeddings is str: expected TaskvecEmbeddings"),
+        (DeterministicFakeEmbedding(size=DIM), store, "embeddings is DeterministicFakeEmbedding:"),
+        (cached(embeddings, store), store, "CacheBackedEmbeddings, which is cached already"),
+    ):
+        with pytest.raises(InputError, match=message):
+            cached(given, kept)
+    with pytest.raises(InputError, match="batch_size is 0"):
+        cached(embeddings, store, batch_size=0)
 
 
 async def test_async_cached_vectors_are_those_of_the_role(

@@ -16,8 +16,13 @@ import pytest
 from langchain_classic.indexes import SQLRecordManager
 from langchain_core.documents import BaseDocumentTransformer, Document
 from langchain_core.indexing import InMemoryRecordManager
+from langchain_core.stores import InMemoryByteStore
 from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
-from langchain_text_splitters import CharacterTextSplitter, RecursiveCharacterTextSplitter
+from langchain_text_splitters import (
+    CharacterTextSplitter,
+    MarkdownHeaderTextSplitter,
+    RecursiveCharacterTextSplitter,
+)
 
 from taskvec.adapters.langchain import TaskvecEmbeddings, cached
 from taskvec.core import Encoder, RemoteEncoder
@@ -317,17 +322,16 @@ def test_another_embedding_is_refused(
     in_memory: InMemoryVectorStore, embeddings: TaskvecEmbeddings, encoder: Encoder
 ) -> None:
     from langchain_core.embeddings import DeterministicFakeEmbedding
-    from langchain_core.stores import InMemoryByteStore
 
     other = TaskvecEmbeddings(embedder=encoder, dim=8)
     for given, difference in ((other, "in dim:"), (cached(other, InMemoryByteStore()), "class")):
         with pytest.raises(StoreError, match=f"other embeddings than those given.*{difference}"):
             index_documents(in_memory, documents(), paragraphs(), embeddings=given)
-    for used in (
-        DeterministicFakeEmbedding(size=DIM),
-        cached(embeddings, InMemoryByteStore()),
+    for used, advice in (
+        (DeterministicFakeEmbedding(size=DIM), "make it with TaskvecEmbeddings"),
+        (cached(embeddings, InMemoryByteStore()), r"record_manager=.*late_chunking=False"),
     ):
-        with pytest.raises(StoreError, match=type(used).__name__):
+        with pytest.raises(StoreError, match=f"{type(used).__name__}.*{advice}"):
             index_documents(InMemoryVectorStore(used), documents(), splitter=paragraphs())
     assert in_memory.store == {}
 
@@ -347,6 +351,28 @@ def test_without_late_chunking_a_chunk_has_the_vector_of_its_text(
         np.testing.assert_allclose(vector, expected, atol=1e-5)
         start, end = chunk.metadata["start_index"], chunk.metadata["end_index"]
         assert sources()[chunk.metadata["source"]][start:end] == chunk.page_content
+
+
+async def test_without_late_chunking_cached_vectors_will_do(
+    embeddings: TaskvecEmbeddings, encoder: Encoder
+) -> None:
+    kept = InMemoryByteStore()
+    plain = InMemoryVectorStore(embeddings)
+    index_documents(plain, documents(), splitter=paragraphs(), late_chunking=False)
+    for given in (None, cached(embeddings, kept), embeddings):
+        store = InMemoryVectorStore(cached(embeddings, kept))
+        options: dict[str, Any] = {"late_chunking": False, "embeddings": given}
+        index_documents(store, documents(), paragraphs(), **options)
+        await aindex_documents(store, documents(), paragraphs(), **options)
+        assert list(store.store) == list(plain.store)
+        for key, row in store.store.items():
+            np.testing.assert_allclose(row["vector"], plain.store[key]["vector"], atol=1e-5)
+            assert row["metadata"] == plain.store[key]["metadata"]
+    texts = {row["text"] for row in plain.store.values()}
+    assert len(list(kept.yield_keys())) == len(texts)
+    other = TaskvecEmbeddings(embedder=encoder, dim=8)
+    with pytest.raises(StoreError, match=r"other embeddings than those given.*in dim:"):
+        index_documents(store, documents(), paragraphs(), late_chunking=False, embeddings=other)
 
 
 def test_fingerprint_tells_late_chunks_and_dims_apart(encoder: Encoder) -> None:
@@ -502,6 +528,18 @@ def test_two_documents_of_one_id_are_refused(in_memory: InMemoryVectorStore) -> 
     ("made", "options", "message"),
     [
         (["text"], {}, r"documents\[0\] is str"),
+        (
+            paragraphs(add_start_index=True).split_documents(documents()),
+            {},
+            r"documents\[0\] has 'start_index'.*give whole documents",
+        ),
+        ([Document("a b")], {"cleanup": "full"}, "cleanup='full' without a record manager"),
+        ([Document("a b")], {"cleanup": "ful"}, "cleanup='ful' without a record manager"),
+        (
+            [Document("a b")],
+            {"splitter": MarkdownHeaderTextSplitter([("#", "title")])},
+            "splitter is MarkdownHeaderTextSplitter: expected a TextSplitter.*Header splitters",
+        ),
         (Document("text"), {}, "documents is Document"),
         ("text", {}, "documents is str"),
         (5, {}, "documents is int"),

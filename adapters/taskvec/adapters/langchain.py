@@ -11,8 +11,8 @@ from taskvec.adapters.floats import arows_of, rows_of
 from taskvec.adapters.prepared import prepared_rows
 from taskvec.core import Embedder, Roles
 from taskvec.core.embedder import Lane, Role, Span
-from taskvec.core.errors import MissingExtraError
-from taskvec.core.inputs import check_several
+from taskvec.core.errors import InputError, MissingExtraError
+from taskvec.core.inputs import check_positive, check_several
 from taskvec.core.registry import embedder_or_shared
 
 try:
@@ -145,10 +145,14 @@ def cached(
 
     Keys hold the role's fingerprint, so roles, models and dims share one store safely.
     batch_size: documents to encode between two writes to the store; None writes once.
+    Raises InputError for another embedding, for one that is cached already, and for what is no
+    byte store.
 
     Example:
         embeddings = cached(TaskvecEmbeddings(), LocalFileStore("vectors"))
     """
+    _check_cached(embeddings, store)
+    check_positive("batch_size", batch_size)
     try:
         from langchain_classic.embeddings import CacheBackedEmbeddings  # noqa: PLC0415
     except ImportError as error:
@@ -161,6 +165,25 @@ def cached(
     )
 
 
+def behind_cache(embeddings: object) -> TaskvecEmbeddings | None:
+    """What `cached` made these of; None where it did not make them."""
+    kept = getattr(embeddings, "document_embedding_store", None)
+    return kept.embeddings if isinstance(kept, _RoleStore) else None
+
+
+def _check_cached(embeddings: object, store: object) -> None:
+    if not isinstance(embeddings, TaskvecEmbeddings):
+        known = ", which is cached already" if behind_cache(embeddings) else ""
+        raise InputError(
+            f"embeddings is {type(embeddings).__name__}{known}: expected TaskvecEmbeddings"
+        )
+    if not isinstance(store, BaseStore):
+        raise InputError(
+            f"store is {type(store).__name__}: expected a byte store of LangChain's, such as "
+            "LocalFileStore(folder) or InMemoryByteStore()"
+        )
+
+
 class _RoleStore(BaseStore[str, list[float]]):
     """One role's vectors in a byte store, as float32, keyed by fingerprint and text.
 
@@ -171,7 +194,7 @@ class _RoleStore(BaseStore[str, list[float]]):
     def __init__(
         self, embeddings: TaskvecEmbeddings, role: Role, store: BaseStore[str, bytes]
     ) -> None:
-        self._embeddings = embeddings
+        self.embeddings = embeddings
         self._role = role
         self._store = store
 
@@ -201,7 +224,7 @@ class _RoleStore(BaseStore[str, list[float]]):
         return self._store.ayield_keys(prefix=prefix)
 
     def _keys(self, texts: Sequence[str]) -> list[str]:
-        namespace = self._embeddings.cache_namespace(self._role)
+        namespace = self.embeddings.cache_namespace(self._role)
         return [f"{namespace}-{_digest(text)}" for text in texts]
 
     def _pairs(self, pairs: Sequence[tuple[str, list[float]]]) -> list[tuple[str, bytes]]:
@@ -210,7 +233,7 @@ class _RoleStore(BaseStore[str, list[float]]):
 
     def _unpack(self, values: Sequence[bytes | None]) -> list[list[float] | None]:
         # What another program cut short is no vector: encoding it again mends it.
-        size = 4 * self._embeddings._vector_dim()
+        size = 4 * self.embeddings._vector_dim()
         whole = (v if v is not None and len(v) == size else None for v in values)
         return [None if v is None else np.frombuffer(v, dtype="<f4").tolist() for v in whole]
 

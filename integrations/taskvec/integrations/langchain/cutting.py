@@ -16,7 +16,8 @@ from taskvec.integrations.spans import find_spans
 NAMESPACE = UUID("7b0e8a52-3b3c-5d7f-9a0e-0c7f4f1d2e61")
 # Of a chunk's metadata. A document may bring a source; the others are written here alone.
 SOURCE = "source"
-OWN_KEYS = ("document_id", "start_index", "end_index", "fingerprint")
+START = "start_index"
+OWN_KEYS = ("document_id", START, "end_index", "fingerprint")
 
 
 @dataclass(frozen=True)
@@ -103,14 +104,22 @@ def check_splitter(splitter: object) -> None:
     """Raises InputError for what is no splitter."""
     if not isinstance(splitter, BaseDocumentTransformer):
         raise InputError(
-            f"splitter is {type(splitter).__name__}: expected one of LangChain's text splitters, "
-            "or another BaseDocumentTransformer"
+            f"splitter is {type(splitter).__name__}: expected a TextSplitter of LangChain's, such "
+            "as RecursiveCharacterTextSplitter or MarkdownTextSplitter, or another "
+            "BaseDocumentTransformer. Header splitters, such as MarkdownHeaderTextSplitter, are "
+            "none: they rewrite their text, and give Documents"
         )
 
 
 def _check(number: int, document: object) -> None:
     if not isinstance(document, Document):
         raise InputError(f"documents[{number}] is {type(document).__name__}: expected a Document")
+    if START in document.metadata and "document_id" not in document.metadata:
+        raise InputError(
+            f"documents[{number}] has {START!r} in its metadata, as what a splitter cut: give "
+            "whole documents, which are cut here, for late chunking reads each one as a whole; or "
+            "give the key another name"
+        )
     taken = [key for key in OWN_KEYS if key in document.metadata]
     if taken:
         raise InputError(

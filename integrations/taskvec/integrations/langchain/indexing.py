@@ -9,7 +9,7 @@ from langchain_core.documents import BaseDocumentTransformer
 from langchain_core.indexing import IndexingResult, RecordManager, aindex, index
 from langchain_core.vectorstores import VectorStore
 
-from taskvec.adapters.langchain import TaskvecEmbeddings
+from taskvec.adapters.langchain import TaskvecEmbeddings, behind_cache
 from taskvec.core.errors import InputError, StoreError
 from taskvec.core.inputs import check_positive
 from taskvec.integrations.langchain.cutting import SOURCE, Cutter, check_splitter
@@ -26,6 +26,13 @@ from taskvec.integrations.langchain.documents import (
 )
 
 Cleanup: TypeAlias = Literal["incremental", "full", "scoped_full"]
+
+_CACHED = (
+    "{store} has {kind} as its embeddings, which know a vector by its text alone, and not by its "
+    "document: make it with the TaskvecEmbeddings themselves. record_manager= then saves encoding "
+    "passages again, cached(embeddings, …) beside the store that of queries; with "
+    "late_chunking=False the store may have cached ones"
+)
 
 
 @overload
@@ -93,8 +100,10 @@ def index_documents(
     with a record manager.
 
     Args:
-        store: a vector store whose `embeddings` are `TaskvecEmbeddings`.
-        documents: those to index, or a loader. Blank ones have no chunks.
+        store: a vector store whose `embeddings` are `TaskvecEmbeddings`; without late chunking,
+            also `cached` ones.
+        documents: those to index, whole, or a loader. Blank ones have no chunks. Pieces that a
+            splitter cut before would each be read as a document of its own.
         splitter: a text splitter that only cuts; white space it may change.
         embeddings: the store's; only checked to be so.
         late_chunking: False gives each chunk the vector of its text alone.
@@ -102,7 +111,7 @@ def index_documents(
         record_manager: LangChain's record of what a store holds.
         cleanup: which chunks to delete, of those that the record manager knows and this call does
             not: "scoped_full" and "incremental" those of the sources in this call, at its end or
-            after each batch; "full" all; None none.
+            after each batch; "full" all; None none. Without a record manager nothing is deleted.
         batch_size: chunks in one call of the store, at least: documents stay together. With a
             record manager, exactly.
         show_progress: whether to show a bar of documents on stderr.
@@ -112,14 +121,15 @@ def index_documents(
 
     Raises:
         InputError: two different documents of the same id, a chunk that is no part of its
-            document, metadata that has a chunk's own key, or another count of ids.
+            document, metadata that has a chunk's own key, another count of ids, or a cleanup
+            without a record manager.
         StoreError: the store has other embeddings, changes texts, or gets vectors from elsewhere.
 
     Example:
         store = InMemoryVectorStore(TaskvecEmbeddings())
         index_documents(store, documents, splitter=RecursiveCharacterTextSplitter(chunk_size=500))
     """
-    used = _embeddings_of(store, embeddings)
+    used = _embeddings_of(store, embeddings, late=late_chunking)
     _check_options(store, splitter, record_manager, cleanup, batch_size)
     cutter = _cutter(used, splitter, late=late_chunking, by_content=record_manager is not None)
     delivery = Delivery(store, used, late=late_chunking, ahead=batch_size)
@@ -187,7 +197,7 @@ async def aindex_documents(
     Example:
         await aindex_documents(store, loader.alazy_load(), splitter=splitter)
     """
-    used = _embeddings_of(store, embeddings)
+    used = _embeddings_of(store, embeddings, late=late_chunking)
     _check_options(store, splitter, record_manager, cleanup, batch_size)
     # The fingerprint loads the model.
     cutter = await asyncio.to_thread(
@@ -209,15 +219,25 @@ async def aindex_documents(
             )
 
 
-def _embeddings_of(store: VectorStore, given: TaskvecEmbeddings | None) -> TaskvecEmbeddings:
-    """The store's embeddings. Raises StoreError unless they are TaskvecEmbeddings, as given."""
+def _embeddings_of(
+    store: VectorStore, given: TaskvecEmbeddings | None, *, late: bool
+) -> TaskvecEmbeddings:
+    """The store's embeddings. Raises StoreError unless they are TaskvecEmbeddings, as given.
+
+    late: False takes those behind a cache, too, for a chunk's vector is then its text's.
+    """
     if not isinstance(store, VectorStore):
         raise InputError(f"store is {type(store).__name__}: expected a VectorStore of LangChain's")
-    used = store.embeddings
+    used: object = store.embeddings
+    behind = behind_cache(used)
+    if behind is not None:
+        if late:
+            raise StoreError(_CACHED.format(store=type(store).__name__, kind=_kind(used)))
+        given, used = behind_cache(given) or given, behind
     if not isinstance(used, TaskvecEmbeddings):
         raise StoreError(
             f"{type(store).__name__} has {_kind(used)} as its embeddings: make it with "
-            "TaskvecEmbeddings, without a cache"
+            "TaskvecEmbeddings"
         )
     if given is not None and given != used:
         raise StoreError(
@@ -246,6 +266,11 @@ def _check_options(
     if batch_size is None:
         raise InputError("batch_size is None: expected a whole number at least 1")
     check_positive("batch_size", batch_size)
+    if record_manager is None and cleanup not in ("scoped_full", None):
+        raise InputError(
+            f"cleanup={cleanup!r} without a record manager, which alone knows what there is to "
+            "delete: give record_manager=, too"
+        )
     if record_manager is not None and cleanup is not None and not _deletes(store):
         raise StoreError(f"{type(store).__name__} cannot delete: give cleanup=None")
 
