@@ -211,6 +211,11 @@ def test_settings_survive_a_round_trip() -> None:
     assert made.to_dict()["class_name"] == TaskvecEmbedding.class_name() == "TaskvecEmbedding"
 
 
+def test_langchains_word_for_the_model_will_do() -> None:
+    made = TaskvecEmbedding(model="some")
+    assert made.to_dict() == TaskvecEmbedding(model_name="some").to_dict()
+
+
 def test_construction_loads_nothing() -> None:
     assert TaskvecEmbedding(model_name="/no/such/folder").embed_batch_size == 256
 

@@ -1,7 +1,10 @@
 """Late-chunked nodes of LlamaIndex's splitters, in its pipelines, indexes and stores."""
 
 import asyncio
+import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -448,6 +451,68 @@ def test_a_pickled_copy_has_all_settings(checkpoint: Path) -> None:
 def test_an_injected_encoder_is_refused_by_pickle(embedding: TaskvecEmbedding) -> None:
     with pytest.raises(InputError, match="model_name"):
         pickle.dumps(LateChunkingNodeParser(paragraphs(), embedding))
+
+
+def test_another_process_fetches_no_tokenizer(checkpoint: Path, tmp_path: Path) -> None:
+    embedding = TaskvecEmbedding(model_name=str(checkpoint))
+    kept = tmp_path / "parser"
+    kept.write_bytes(pickle.dumps(LateChunkingNodeParser(SentenceSplitter(), embedding)))
+    program = "import pickle, sys; splitter = pickle.load(open(sys.argv[1], 'rb')).splitter; "
+    program += "print(splitter.class_name(), splitter.split_text('Open the file.'))"
+    closed = {"HTTPS_PROXY": "http://127.0.0.1:9"}
+    variables = os.environ | closed | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    variables.pop("TIKTOKEN_CACHE_DIR", None)
+    command = [sys.executable, "-c", program, kept]
+    told = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+    assert told.stdout == "SentenceSplitter ['Open the file.']\n", told.stderr
+
+
+def test_a_parser_is_made_of_the_settings_that_it_tells(checkpoint: Path) -> None:
+    embedding = TaskvecEmbedding(model_name=str(checkpoint), dtype="float32", dim=DIM)
+    splitter = SentenceSplitter(chunk_size=20, chunk_overlap=0)
+    parser = LateChunkingNodeParser(splitter, embedding, metadata_mode=MetadataMode.NONE)
+    for copy in (
+        LateChunkingNodeParser.from_dict(parser.to_dict()),
+        LateChunkingNodeParser.from_json(parser.to_json()),
+        LateChunkingNodeParser.from_dict({}, splitter=splitter, embedding=embedding).model_copy(
+            update={"metadata_mode": MetadataMode.NONE}
+        ),
+    ):
+        assert copy.to_dict() == parser.to_dict()
+        given = documents(QUEUE)
+        assert [node.to_dict() for node in copy(given)] == [
+            node.to_dict() for node in parser(given)
+        ]
+    other = LateChunkingNodeParser(paragraphs(), embedding)
+    with pytest.raises(InputError, match=r"'base_component' cannot be made.*splitter=…"):
+        LateChunkingNodeParser.from_dict(other.to_dict())
+    copy = LateChunkingNodeParser.from_dict(other.to_dict(), splitter=other.splitter)
+    assert copy.to_dict() == other.to_dict()
+    with pytest.raises(InputError, match="splitter is NoneType"):
+        LateChunkingNodeParser.from_dict({})
+
+
+def test_llama_indexes_own_words_make_the_same_parser(embedding: TaskvecEmbedding) -> None:
+    plain = LateChunkingNodeParser(paragraphs(), embedding)
+    for made in (
+        LateChunkingNodeParser.from_defaults(paragraphs(), embedding),
+        LateChunkingNodeParser.from_defaults(splitter=paragraphs(), embed_model=embedding),
+        LateChunkingNodeParser(paragraphs(), embed_model=embedding),
+    ):
+        assert made.to_dict() == plain.to_dict()
+    with pytest.raises(InputError, match="embedding and embed_model mean the same"):
+        LateChunkingNodeParser(paragraphs(), embedding, embed_model=embedding)
+    with pytest.raises(InputError, match="embedding is NoneType: expected a TaskvecEmbedding"):
+        LateChunkingNodeParser(paragraphs())
+
+
+def test_pieces_of_one_document_are_warned_of(embedding: TaskvecEmbedding) -> None:
+    parser = LateChunkingNodeParser(paragraphs(), embedding)
+    with pytest.warns(UserWarning, match="3 of 3 documents are pieces.*give whole documents"):
+        IngestionPipeline(transformations=[paragraphs(), parser]).run(documents=documents(QUEUE))
+    # One piece may be all that its document is, and repeats are none.
+    piece = paragraphs().get_nodes_from_documents(documents(QUEUE))[0]
+    assert len(parser([piece, piece])) == 1
 
 
 def scores(nodes: Sequence[BaseNode], encoder: Encoder) -> dict[str, float]:

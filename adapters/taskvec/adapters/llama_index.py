@@ -19,7 +19,7 @@ try:
     from llama_index.core.base.embeddings.base import BaseEmbedding
     from llama_index.core.schema import BaseNode
     from llama_index.core.storage.kvstore.types import BaseKVStore
-    from pydantic import ConfigDict, Field
+    from pydantic import AliasChoices, ConfigDict, Field
 
     from taskvec.adapters.llama_index_events import announced, dispatcher, without_span
 except ImportError as error:
@@ -33,7 +33,7 @@ Vector = list[float]
 class TaskvecEmbedding(BaseEmbedding):
     """An embedding model whose queries and texts each get their own task.
 
-    model_name: "starter", a folder, a hub id, or the URL of a server.
+    model_name: "starter", a folder, a hub id, or the URL of a server; also `model`.
     dim: a Matryoshka dim of the model; None is its full dim.
     task: one task for both roles, instead of query_task and passage_task.
     embedder: an encoder of your own, used in place of the shared one of `model_name`; with one,
@@ -49,7 +49,7 @@ class TaskvecEmbedding(BaseEmbedding):
     model_config = ConfigDict(extra="forbid")
 
     # Every setting is a field, because fields make up the cache key of an IngestionPipeline.
-    model_name: str = "starter"
+    model_name: str = Field(default="starter", validation_alias=AliasChoices("model_name", "model"))
     embed_batch_size: int = Field(default=256, gt=0, le=2048)
     dim: int | None = Field(default=None, gt=0, strict=True)
     task: str | None = None

@@ -1,6 +1,8 @@
 """Cuts documents into nodes that know where they stand in them."""
 
 import json
+import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from uuid import UUID, uuid5
@@ -46,8 +48,9 @@ def cuts_of(
     """What each document is cut into. Blank documents, and those that come again, are left out.
 
     Raises InputError for different documents of one id, and for nodes that are no part of their
-    document.
+    document. Warns of several pieces of one document.
     """
+    _warn_of_pieces(documents)
     hashes: dict[str, str] = {}
     for document in documents:
         if document.node_id not in hashes:
@@ -59,6 +62,22 @@ def cuts_of(
             raise InputError(
                 f"two documents have the same id {document.node_id!r}: give each its own"
             )
+
+
+def _warn_of_pieces(documents: Sequence[BaseNode]) -> None:
+    sources = Counter(
+        document.source_node.node_id
+        for document in {document.node_id: document for document in documents}.values()
+        if document.source_node is not None
+    )
+    pieces = sum(count for count in sources.values() if count > 1)
+    if pieces:
+        warnings.warn(
+            f"{pieces} of {len(documents)} documents are pieces that a splitter cut before, and "
+            "each is read alone, without the rest of its document: give whole documents, with no "
+            "splitter before LateChunkingNodeParser",
+            stacklevel=2,
+        )
 
 
 def _cut(document: BaseNode, splitter: NodeParser, metadata_mode: MetadataMode) -> Cut:

@@ -2,19 +2,22 @@
 
 import asyncio
 import pickle
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from typing import Any
+from typing import Any, Self
 
 from llama_index.core.callbacks import CallbackManager
 from llama_index.core.node_parser import NodeParser
-from llama_index.core.schema import BaseNode, Document, MetadataMode
+from llama_index.core.node_parser.loading import load_parser
+from llama_index.core.node_parser.node_utils import default_id_func
+from llama_index.core.schema import BaseComponent, BaseNode, Document, MetadataMode
 from llama_index.core.utils import get_tqdm_iterable
 from pydantic import SerializeAsAny
 
 from taskvec.adapters.llama_index import TaskvecEmbedding
 from taskvec.core.errors import InputError
+from taskvec.integrations.llama_index.carrying import DefaultTokenizer, has_tokenizer
 from taskvec.integrations.llama_index.cutting import Cut, cuts_of
 
 # Documents that are encoded at once, so that short ones share batches.
@@ -40,9 +43,13 @@ class LateChunkingNodeParser(NodeParser):
     Args:
         splitter: any node parser that only cuts; white space it may change.
         embedding: gives the vectors; its passage task, dim and model count.
+        embed_model: LlamaIndex's word for `embedding`, in its place.
         metadata_mode: which of a document's metadata are read: EMBED those that are not in
             `excluded_embed_metadata_keys`, NONE none.
         callback_manager: by default the splitter's.
+
+    Whole documents are to come. Several pieces of one document, which a splitter before this one
+    cut, are each read alone, and warned of.
 
     Raises:
         InputError: what is no node parser or no TaskvecEmbedding; when documents come, different
@@ -64,11 +71,15 @@ class LateChunkingNodeParser(NodeParser):
     def __init__(
         self,
         splitter: NodeParser,
-        embedding: TaskvecEmbedding,
+        embedding: TaskvecEmbedding | None = None,
         *,
+        embed_model: TaskvecEmbedding | None = None,
         metadata_mode: MetadataMode = MetadataMode.EMBED,
         callback_manager: CallbackManager | None = None,
     ) -> None:
+        if embedding is not None and embed_model is not None:
+            raise InputError("embedding and embed_model mean the same: give one")
+        embedding = embed_model if embedding is None else embedding
         _check(splitter, embedding)
         fields: dict[str, Any] = {
             "splitter": splitter,
@@ -80,6 +91,46 @@ class LateChunkingNodeParser(NodeParser):
             "id_func": splitter.id_func,
         }
         super().__init__(**fields)
+
+    @classmethod
+    def from_defaults(
+        cls,
+        splitter: NodeParser,
+        embedding: TaskvecEmbedding | None = None,
+        *,
+        embed_model: TaskvecEmbedding | None = None,
+        metadata_mode: MetadataMode = MetadataMode.EMBED,
+        callback_manager: CallbackManager | None = None,
+    ) -> Self:
+        """The same as the class itself, by LlamaIndex's usual name."""
+        return cls(
+            splitter,
+            embedding,
+            embed_model=embed_model,
+            metadata_mode=metadata_mode,
+            callback_manager=callback_manager,
+        )
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any], **kwargs: Any) -> Self:
+        """A parser of the settings that `to_dict` told.
+
+        splitter, embedding: in place of those told. Raises InputError for a splitter that
+        LlamaIndex cannot make of its settings, such as a LangchainNodeParser.
+        """
+        told = data | kwargs
+        splitter, embedding = told.get("splitter"), told.get("embedding")
+        if isinstance(splitter, Mapping):
+            splitter = _loaded(splitter)
+        if isinstance(embedding, Mapping):
+            embedding = TaskvecEmbedding.from_dict(dict(embedding))
+        mode = MetadataMode(told.get("metadata_mode", MetadataMode.EMBED))
+        return cls(
+            splitter,  # type: ignore[arg-type]  # None is refused by name
+            embedding,
+            metadata_mode=mode,
+            callback_manager=told.get("callback_manager"),
+        )
 
     @classmethod
     def class_name(cls) -> str:
@@ -98,7 +149,9 @@ class LateChunkingNodeParser(NodeParser):
     def __getstate__(self) -> dict[str, Any]:
         # LlamaIndex drops what it cannot pickle; this says why it cannot be.
         pickle.dumps(self.embedding)
-        return super().__getstate__()
+        state = super().__getstate__()
+        # Before the splitter, for what comes first is unpickled first.
+        return {"tokenizer": DefaultTokenizer()} | state if has_tokenizer(self.splitter) else state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         kept = state["__dict__"]
@@ -150,6 +203,27 @@ class LateChunkingNodeParser(NodeParser):
 
     async def _avectors(self, cut: Cut) -> list[list[float]]:
         return await self.embedding.aget_chunk_embeddings(cut.text, cut.spans)
+
+
+def _loaded(told: Mapping[str, Any]) -> NodeParser:
+    data = dict(told)
+    # Told by its name, which no splitter of LlamaIndex's takes.
+    if data.get("id_func") in (
+        None,
+        {"id_func_name": default_id_func.__name__, "title": "id_func"},
+    ):
+        data.pop("id_func", None)
+    error = None
+    # Several classes have the name of their base; LlamaIndex would take the last of them.
+    if data.get("class_name") != BaseComponent.class_name():
+        try:
+            return load_parser(data)
+        except ValueError as raised:
+            error = raised
+    raise InputError(
+        f"splitter {data.get('class_name')!r} cannot be made of what it tells of itself: give "
+        "from_dict(data, splitter=…)"
+    ) from error
 
 
 def _check(splitter: object, embedding: object) -> None:
