@@ -151,9 +151,7 @@ def test_semantic_chunks_are_indexed_late_under_the_tasks_of_a_search(
 
 
 def redundant(embeddings: TaskvecEmbeddings) -> Callable[[Sequence[Document]], Any]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of the package as a whole
-        transformers = pytest.importorskip("langchain_community.document_transformers")
+    transformers = pytest.importorskip("langchain_community.document_transformers")
     kept: Callable[[Sequence[Document]], Any] = transformers.EmbeddingsRedundantFilter(
         embeddings=embeddings, similarity_threshold=0.999
     ).transform_documents
@@ -166,6 +164,7 @@ def relevant(embeddings: TaskvecEmbeddings) -> Callable[[Sequence[Document]], An
 
 
 @each_task
+@pytest.mark.filterwarnings("ignore:.langchain-community. is being sunset:DeprecationWarning")
 @pytest.mark.parametrize("filtering", [redundant, relevant])
 def test_filters_compare_texts_under_their_task(
     filtering: Any, task: str, recorder: RecordingEmbedder
