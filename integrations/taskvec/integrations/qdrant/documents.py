@@ -152,30 +152,42 @@ async def acuts_of(
 
 def batches(cuts: Iterable[Cut | None], size: int) -> Iterator[list[Cut | None]]:
     """Whole documents, with at least `size` chunks or documents in all but the last list."""
-    batch: list[Cut | None] = []
-    weight = 0
+    filling = _Filling(size)
     for cut in cuts:
-        batch.append(cut)
-        weight += _weight(cut)
-        if weight >= size:
-            yield batch
-            batch, weight = [], 0
-    if batch:
-        yield batch
+        if filling.add(cut):
+            yield filling.taken()
+    if filling.batch:
+        yield filling.taken()
 
 
 async def abatches(cuts: AsyncIterable[Cut | None], size: int) -> AsyncIterator[list[Cut | None]]:
     """`batches` of what is awaited."""
-    batch: list[Cut | None] = []
-    weight = 0
+    filling = _Filling(size)
     async for cut in cuts:
-        batch.append(cut)
-        weight += _weight(cut)
-        if weight >= size:
-            yield batch
-            batch, weight = [], 0
-    if batch:
-        yield batch
+        if filling.add(cut):
+            yield filling.taken()
+    if filling.batch:
+        yield filling.taken()
+
+
+class _Filling:
+    """A batch that is being filled."""
+
+    def __init__(self, size: int) -> None:
+        self.batch: list[Cut | None] = []
+        self._size = size
+        self._weight = 0
+
+    def add(self, cut: Cut | None) -> bool:
+        """Add a document; tells whether the batch is full."""
+        self.batch.append(cut)
+        self._weight += _weight(cut)
+        return self._weight >= self._size
+
+    def taken(self) -> list[Cut | None]:
+        """The batch, and an empty one in its place."""
+        taken, self.batch, self._weight = self.batch, [], 0
+        return taken
 
 
 def check_id(where: str, name: object) -> None:

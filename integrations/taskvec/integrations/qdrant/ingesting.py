@@ -112,10 +112,11 @@ def _writing(
 def _finishing(cuts: Sequence[Cut], before: dict[str, State]) -> Steps[None]:
     """Mark documents complete; those that another run wrote meanwhile are to be written again."""
     found = yield from _states([cut.id for cut in cuts])
-    ours = [cut for cut in cuts if cut.id in found and found[cut.id].digest == cut.digest]
-    yield from _marking([point_id(cut.id, 0) for cut in ours], complete=True)
-    for cut in cuts:
-        if cut.id not in found or cut in ours:
+    kept = [cut for cut in cuts if cut.id in found]
+    ours = [cut.id for cut in kept if found[cut.id].digest == cut.digest]
+    yield from _marking([point_id(id_, 0) for id_ in ours], complete=True)
+    for cut in kept:
+        if found[cut.id].digest == cut.digest:
             continue
         known = before.get(cut.id)
         reach = max(len(cut.spans), found[cut.id].reach, known.points if known else 0)
