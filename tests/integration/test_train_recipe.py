@@ -1,4 +1,4 @@
-"""The starter's second and third stages from end to end, on a tiny body with tiny teachers."""
+"""The starter's stages after its body from end to end, on a tiny body with tiny teachers."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from taskvec.core import Encoder
 from taskvec.core.errors import InputError
 from taskvec.integrations.train.recipe import __main__ as command
-from taskvec.integrations.train.recipe import body, card, kept, rows, stages
+from taskvec.integrations.train.recipe import card, prefixed, rows, stages
 from taskvec.integrations.train.recipe.aligned import Aligned, Passage
 from taskvec.integrations.train.recipe.body import Work
 from taskvec.integrations.train.recipe.mix import LANGUAGES
@@ -56,6 +56,9 @@ def recipe(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(stages, "PAIRS", stages.PAIRS | quick)
     monkeypatch.setattr(stages, "TASK", stages.TASK | quick)
     monkeypatch.setattr(stages, "OWN", {name: {**own, **quick} for name, own in stages.OWN.items()})
+    monkeypatch.setattr(prefixed, "STEPS", 2)
+    monkeypatch.setattr(prefixed, "FIRST_LAYER", 1)
+    monkeypatch.setattr(prefixed, "WEIGHTS", {8: 1.0, 16: 1.0})
     body, teacher = tmp_path / "body", tmp_path / "teacher"
     with Encoder.load(checkpoint, dtype="float32") as encoder:
         encoder.save(body, layout="hf")
@@ -73,7 +76,7 @@ def recipe(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     return made
 
 
-def test_two_stages_make_a_model_with_all_five_tasks(recipe: stages.Recipe, tmp_path: Path) -> None:
+def test_the_stages_make_a_model_with_all_five_tasks(recipe: stages.Recipe, tmp_path: Path) -> None:
     out = tmp_path / "starter"
     recipe.write(out)
     text = words(3, 6)
@@ -108,13 +111,14 @@ def test_the_card_says_what_the_runs_did(recipe: stages.Recipe, tmp_path: Path) 
     assert all(table in text for table in tables.values())
     assert "| 1 200 steps" in text
     assert "| 8 scored pairs" in text
+    assert "| 2 steps of 64 texts" in text
     assert "$" not in text
 
 
 def test_a_killed_recipe_goes_on_with_the_rows_and_stages_that_it_has(
     recipe: stages.Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = recipe.loras
+    first, body = recipe.loras, recipe.prefixed
     again = stages.Recipe(recipe.folder)
 
     def refuse(*_: object, **__: object) -> None:
@@ -123,42 +127,11 @@ def test_a_killed_recipe_goes_on_with_the_rows_and_stages_that_it_has(
     for name in ("train_pairs", "train_task", "distil", "write_e5"):
         monkeypatch.setattr(stages, name, refuse)
     monkeypatch.setattr(rows, "write", refuse)
+    monkeypatch.setattr(prefixed, "PrefixTrainer", refuse)
     assert again.loras == first
+    assert again.prefixed == body
     with pytest.raises(InputError, match="begun with seed 0, not 5"):
         stages.Recipe(recipe.folder, 5)
-
-
-def test_what_is_kept_takes_the_place_of_its_stages(
-    recipe: stages.Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trained, loras = recipe.paired, recipe.loras
-    for name in ("seed.json", "centre.safetensors", "distil/loss.jsonl"):
-        (recipe.folder / name).parent.mkdir(exist_ok=True)
-        (recipe.folder / name).write_bytes(b"0")
-    kept.keep(recipe.folder, tmp_path / "kept")
-    kept.take(tmp_path / "again", tmp_path / "kept")
-
-    def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("made again")
-
-    for name in ("train_pairs", "train_task"):
-        monkeypatch.setattr(stages, name, refuse)
-    monkeypatch.setattr(body, "_train", refuse)
-    again = stages.Recipe(tmp_path / "again")
-    assert again.body.is_dir()
-    for run in ("pairs", "separation"):
-        assert again.used(run) == recipe.used(run)
-    for task, folder in again.loras.items():
-        weights = "adapter_model.safetensors"
-        assert (folder / weights).read_bytes() == (loras[task] / weights).read_bytes()
-        described = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        assert described["base_model_name_or_path"] is None
-    with Encoder.load(trained, dtype="float32") as first, Encoder.load(again.paired) as other:
-        assert first.dims == other.dims
-        assert first.config.rope_base == other.config.rope_base
-        np.testing.assert_allclose(other.encode(words(3, 6)), first.encode(words(3, 6)), atol=0.02)
-    with pytest.raises(InputError, match="nothing is kept"):
-        kept.take(tmp_path / "more", tmp_path / "nowhere")
 
 
 def test_the_teachers_wait_for_the_body_whose_run_measures_their_centre(

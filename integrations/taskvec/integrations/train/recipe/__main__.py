@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from taskvec.core.errors import InputError, TaskvecError
-from taskvec.integrations.train.recipe import kept
 from taskvec.integrations.train.recipe.stages import Recipe
 
 
@@ -18,18 +17,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="new folder of the checkpoint")
     parser.add_argument("--work", type=Path, help="folder of what is made (default: OUT.work)")
     parser.add_argument("--seed", type=int, help="of a new work folder (default: 0)")
-    parser.add_argument(
-        "--from-kept",
-        action="store_true",
-        help="begin a new work folder with the two stages that the checkout keeps",
-    )
     options = parser.parse_args(arguments)
     work: Path = options.work or options.out.with_name(f"{options.out.name}.work")
     try:
         if options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):
             raise InputError(f"{options.out} is not empty: give --out a new folder")
-        if options.from_kept and not work.exists():
-            kept.take(work)
         Recipe(work.resolve(), options.seed).write(options.out)
     except TaskvecError as error:
         parser.error(str(error))

@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,10 +35,15 @@ LAYERS = (3, 6, 9, 12)
 TEXTS = 100_000
 MIN_TOKENS, MAX_TOKENS = 4, 1536
 TOKEN_BUDGET = 2048
-LEARNING_RATE = 3e-4
 # Trained at 10 000: arXiv:2409.10173, section 4.
 SERVED_ROPE_BASE = 20_000.0
-WARMUP_STEPS = 100
+SCHEDULE: Mapping[str, Any] = {
+    "learning_rate": 3e-4,
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": 100,
+    "weight_decay": 0.01,
+    "adam_beta2": 0.98,
+}
 # Of the cosine's 2 192: what is left of it has a rate too small to matter.
 STEPS = 1_900
 CENTRE_BATCHES = 40
@@ -118,7 +123,7 @@ def distil(work: Work, seed: int = 0) -> Path:
         centre,
         layers=LAYERS,
         dims=DIMS,
-        args=_arguments(run, seed),
+        args=arguments(run, seed, **SCHEDULE),
         train_dataset=data,
         callbacks=[LossPlot(run), StopAt(STEPS)],
     )
@@ -139,15 +144,11 @@ def _train(trainer: Distillation, checkpoint: str | None) -> None:
         trainer.train(resume_from_checkpoint=checkpoint)
 
 
-def _arguments(folder: Path, seed: int) -> TrainingArguments:
-    own: dict[str, Any] = {
+def arguments(folder: Path, seed: int, **own: Any) -> TrainingArguments:
+    """What the trainer of a stage of whole batches is told. own: beside it, or in its place."""
+    told: dict[str, Any] = {
         "per_device_train_batch_size": 1,
         "num_train_epochs": 1,
-        "learning_rate": LEARNING_RATE,
-        "lr_scheduler_type": "cosine",
-        "warmup_steps": WARMUP_STEPS,
-        "weight_decay": 0.01,
-        "adam_beta2": 0.98,
         "logging_steps": 20,
         "save_steps": 100,
         "save_total_limit": 2,
@@ -155,5 +156,4 @@ def _arguments(folder: Path, seed: int) -> TrainingArguments:
         "report_to": [],
         "remove_unused_columns": False,
     }
-    own |= place("auto")
-    return TrainingArguments(str(folder), **own)
+    return TrainingArguments(str(folder), **told | place("auto") | own)

@@ -8,7 +8,7 @@ from pathlib import Path
 from string import Template
 
 from taskvec.core.config import read_config
-from taskvec.integrations.train.recipe import body, stages
+from taskvec.integrations.train.recipe import body, prefixed, stages
 from taskvec.integrations.train.recipe.stages import Recipe
 from taskvec.integrations.train.texts.docstrings import docstring_pairs
 
@@ -32,6 +32,8 @@ def write_card(recipe: Recipe, out: Path, tables: Mapping[str, str]) -> None:
         "scored": _spaced(recipe.used("text-matching")),
         "separated": _spaced(recipe.used("separation")),
         "labelled": _spaced(recipe.used("classification")),
+        "prefix_steps": _spaced(recipe.used("prefixes")),
+        "prefix_texts": 2 * prefixed.PAIRS,
         "trained_tokens": _spaced(body.MAX_TOKENS),
         "pair_tokens": stages.PAIRS["max_tokens"],
         "python": platform.python_version(),

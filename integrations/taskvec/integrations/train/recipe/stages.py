@@ -1,4 +1,4 @@
-"""The starter's second and third stages: the library's own commands on the recipe's rows."""
+"""The starter's stages after its body: the library's own commands on the recipe's rows."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -18,6 +18,7 @@ from taskvec.integrations.train.recipe import rows
 from taskvec.integrations.train.recipe.aligned import Aligned, aligned
 from taskvec.integrations.train.recipe.body import Work, distil
 from taskvec.integrations.train.recipe.mix import LANGUAGES
+from taskvec.integrations.train.recipe.prefixed import teach_prefixes
 from taskvec.integrations.train.runs import last_checkpoint
 from taskvec.integrations.train.settings import (
     PairsSettings,
@@ -92,6 +93,11 @@ class Recipe:
         return out / "model"
 
     @cached_property
+    def prefixed(self) -> Path:
+        """The last stage, of the body alone: its first dims learn to rank as all of them do."""
+        return teach_prefixes(self.paired, self._pairs, self.folder / "prefixes", self.seed)
+
+    @cached_property
     def loras(self) -> dict[str, Path]:
         """Stage 3: the folder of each task's LoRA."""
         return {task: folder for name in RUNS for task, folder in self._trained(name).items()}
@@ -106,8 +112,11 @@ class Recipe:
         return train_task(read_settings(TaskSettings, None, given))
 
     def used(self, name: str) -> int:
-        """How many rows a stage has read: "pairs", or the name of a task's run."""
-        run = self.folder / ("pairs" if name == "pairs" else f"tasks/{name}") / "run"
+        """How many rows a stage has read: "pairs", or the name of a task's run.
+
+        Of "prefixes" how many batches.
+        """
+        run = self.folder / (f"tasks/{name}" if name in RUNS else name) / "run"
         state = Path(str(last_checkpoint(run))) / "trainer_state.json"
         found = json.loads(state.read_text(encoding="utf-8"))
         return int(found["max_steps"]) * int(found["train_batch_size"])
@@ -118,7 +127,7 @@ class Recipe:
         Its licence and notice are beside it from the start.
         """
         with new_folder(out) as scratch:
-            with Encoder.load(self.paired, device="cpu", dtype="float32") as encoder:
+            with Encoder.load(self.prefixed, device="cpu", dtype="float32") as encoder:
                 for task, folder in self.loras.items():
                     encoder.add_task(task, folder)
                 encoder.save(scratch / "model", layout="jina", dtype="int8")
