@@ -18,8 +18,8 @@ from benchmarks.postgres import processes
 from benchmarks.postgres.encoder import InstantEncoder, hashed
 from benchmarks.postgres.server import Server, fresh_server
 from benchmarks.progress import say
-from taskvec.integrations.cli.chunking import split_spans
-from taskvec.integrations.cli.readers import Document
+from taskvec.integrations.documents.cutting import split_spans
+from taskvec.integrations.documents.reading import Document
 from taskvec.integrations.postgres import attach
 
 DIM = 16

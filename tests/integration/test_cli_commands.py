@@ -11,7 +11,7 @@ import pytest
 
 from taskvec.core import shared_encoder
 from taskvec.integrations.cli import main
-from taskvec.integrations.cli.extras import needs_extra
+from taskvec.integrations.extras import needs_extra
 
 
 def run(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from taskvec.integrations.cli.extras import needs_extra
+from taskvec.integrations.extras import needs_extra
 
 if TYPE_CHECKING:
     from rich.console import Console

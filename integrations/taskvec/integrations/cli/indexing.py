@@ -8,16 +8,20 @@ from pathlib import Path
 
 from taskvec.core.embedder import Array, Embedder, Span
 from taskvec.core.errors import InputError
-from taskvec.integrations.cli.chunking import (
+from taskvec.integrations.cli.files import Found, Passed, is_under, source_name
+from taskvec.integrations.cli.stores.base import Chunk, Store
+from taskvec.integrations.documents.cutting import (
     CHUNKING_VERSION,
-    chunks_of,
     encode_spans,
     join,
     split_spans,
 )
-from taskvec.integrations.cli.files import Found, Passed, is_under, source_name
-from taskvec.integrations.cli.readers import Document, UnreadableError, read_bytes, read_document
-from taskvec.integrations.cli.stores.base import Store
+from taskvec.integrations.documents.reading import (
+    Document,
+    UnreadableError,
+    read_bytes,
+    read_document,
+)
 
 
 def _untold(_: int) -> None:
@@ -98,7 +102,7 @@ class Indexer:
             parts.append(part)
             self.on_chunks(len(part))
         vectors = join(parts, dim=self.dim)
-        self.store.replace(source, digest, chunks_of(document, spans), vectors)
+        self.store.replace(source, digest, _chunks_of(document, spans), vectors)
 
     def _encode(self, document: Document, spans: Sequence[Span]) -> Iterator[Array]:
         return encode_spans(self.embedder, document, spans, dim=self.dim, context=self.context)
@@ -112,6 +116,14 @@ class Indexer:
         if gone:
             self.store.remove(gone)
         return len(gone)
+
+
+def _chunks_of(document: Document, spans: Sequence[Span]) -> list[Chunk]:
+    """The chunk of each span, with its place in the file."""
+    return [
+        Chunk(number, document.text[start:end], document.unit, document.place(start))
+        for number, (start, end) in enumerate(spans)
+    ]
 
 
 def _is_gone(source: str, found: Found) -> bool:

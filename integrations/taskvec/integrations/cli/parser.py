@@ -8,9 +8,9 @@ from typing import NoReturn, Protocol, cast
 
 from taskvec.integrations.cli.failures import UsageError
 from taskvec.integrations.cli.redaction import redacted
+from taskvec.integrations.documents import DEFAULT_CHARACTERS
 
 MAX_NUMBER = 1_000_000
-DEFAULT_CHUNK_CHARACTERS = 600
 DEFAULT_COLLECTION = "taskvec"
 DEFAULT_MODEL = "starter"
 DEFAULT_STORE = "qdrant:.taskvec/index"
@@ -129,7 +129,7 @@ def _add_index(commands: "argparse._SubParsersAction[Parser]") -> None:
     parser.add_argument(
         "--chunk-chars",
         type=positive,
-        default=DEFAULT_CHUNK_CHARACTERS,
+        default=DEFAULT_CHARACTERS,
         help="longest chunk, in characters (default: %(default)s)",
     )
     parser.add_argument(

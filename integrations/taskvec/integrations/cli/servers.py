@@ -3,8 +3,8 @@
 import os
 
 from taskvec.core.errors import InputError
-from taskvec.integrations.cli.extras import needs_extra
 from taskvec.integrations.cli.pg_parser import DSN_VARIABLES
+from taskvec.integrations.extras import needs_extra
 
 NOT_UNDERSTOOD = "the DSN is not one that Postgres understands"
 

@@ -9,8 +9,8 @@ from psycopg import sql
 
 from taskvec.core.embedder import Array, Embedder
 from taskvec.core.errors import SchemaError
-from taskvec.integrations.cli.chunking import context_of, encode_spans, join, split_spans
-from taskvec.integrations.cli.readers import Document
+from taskvec.integrations.documents.cutting import context_of, encode_spans, join, split_spans
+from taskvec.integrations.documents.reading import Document
 from taskvec.integrations.postgres.names import Table
 from taskvec.integrations.postgres.registry import Column
 from taskvec.integrations.postgres.statements import COMMA, run

@@ -1,6 +1,6 @@
 """Qdrant workflow: a collection that cuts, encodes, stores and finds documents."""
 
-from taskvec.integrations.cli.extras import needs_extra
+from taskvec.integrations.extras import needs_extra
 
 with needs_extra("taskvec.integrations.qdrant", "qdrant"):
     from taskvec.integrations.qdrant.async_collection import AsyncTaskvecCollection

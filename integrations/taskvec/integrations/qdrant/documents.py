@@ -21,10 +21,10 @@ from pydantic_core import PydanticSerializationError, to_jsonable_python
 from taskvec.core.embedder import Span
 from taskvec.core.errors import InputError
 from taskvec.core.inputs import check_number
-from taskvec.integrations.cli.chunking import split_spans
-from taskvec.integrations.cli.parser import DEFAULT_CHUNK_CHARACTERS
-from taskvec.integrations.cli.readers import Document as FileDocument
-from taskvec.integrations.cli.readers import clean
+from taskvec.integrations.documents import DEFAULT_CHARACTERS
+from taskvec.integrations.documents.cutting import split_spans
+from taskvec.integrations.documents.reading import Document as FileDocument
+from taskvec.integrations.documents.reading import clean
 from taskvec.integrations.spans import find_spans
 
 Splitter: TypeAlias = Callable[[str], Iterable[str] | Iterable[Span]]
@@ -84,7 +84,7 @@ class Cutter:
                 "sizes of its own"
             )
         self._splitter = splitter
-        self._characters = DEFAULT_CHUNK_CHARACTERS if characters is None else characters
+        self._characters = DEFAULT_CHARACTERS if characters is None else characters
         check_number("chunk_characters", self._characters)
         self._seen: dict[str, tuple[int, str]] = {}
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from taskvec.core.embedder import Array, Span
 from taskvec.core.pooling import cut as shorten
-from taskvec.integrations.cli.chunking import sections
+from taskvec.integrations.documents.cutting import sections
 from taskvec.integrations.qdrant.documents import Cut
 from taskvec.integrations.qdrant.steps import Tools
 

@@ -8,7 +8,7 @@ from taskvec.core import Embedder, Roles
 from taskvec.core.errors import DimensionError, FingerprintError, InputError
 from taskvec.core.inputs import check_positive
 from taskvec.core.registry import is_url
-from taskvec.integrations.cli.chunking import LONG_CONTEXT, context_of
+from taskvec.integrations.documents.cutting import LONG_CONTEXT, context_of
 from taskvec.integrations.qdrant import bm25
 
 META_KEY = "taskvec_collection"

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from taskvec.core.embedder import Span
 from taskvec.core.errors import InputError
 from taskvec.core.windows import check_spans
-from taskvec.integrations.cli.chunking import split_spans
-from taskvec.integrations.cli.readers import Document
+from taskvec.integrations.documents.cutting import split_spans
+from taskvec.integrations.documents.reading import Document
 from taskvec.integrations.server.requests import DocumentInput, Split
 from taskvec.integrations.spans import find_spans
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from taskvec.integrations.cli.extras import needs_extra
+from taskvec.integrations.extras import needs_extra
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -4,7 +4,7 @@ import argparse
 import warnings
 
 from taskvec.integrations.cli.console import errors
-from taskvec.integrations.cli.extras import needs_extra
+from taskvec.integrations.extras import needs_extra
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -10,10 +10,8 @@ from pathlib import Path
 
 from taskvec.core.embedder import Embedder
 from taskvec.core.errors import InputError
-from taskvec.integrations.cli.chunking import context_of
 from taskvec.integrations.cli.console import add_bar, output, program_name, progress_bars
 from taskvec.integrations.cli.encoders import canonical_model, open_embedder, resolve_dim
-from taskvec.integrations.cli.extras import needs_extra
 from taskvec.integrations.cli.failures import one_line
 from taskvec.integrations.cli.files import Found, Passed, find_files, short_path
 from taskvec.integrations.cli.indexing import Indexer, Outcome, missing_paths
@@ -28,6 +26,8 @@ from taskvec.integrations.cli.stores.base import (
     require_about,
 )
 from taskvec.integrations.cli.stores.opening import open_store, store_folder
+from taskvec.integrations.documents.cutting import context_of
+from taskvec.integrations.extras import needs_extra
 
 NAMED_AT_MOST = 5
 # What the `cli` extra brings for indexing: checked first, so that no empty store is left behind.

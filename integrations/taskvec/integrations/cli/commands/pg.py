@@ -12,10 +12,10 @@ from typing import Any
 from taskvec.core.errors import InputError
 from taskvec.integrations.cli.console import output
 from taskvec.integrations.cli.encoders import canonical_model
-from taskvec.integrations.cli.extras import needs_extra
 from taskvec.integrations.cli.failures import one_line
 from taskvec.integrations.cli.pg_parser import NO_TASK
 from taskvec.integrations.cli.servers import server_dsn
+from taskvec.integrations.extras import needs_extra
 
 SHOWN_CHARACTERS = 240
 # `alter` with one of these begins nothing.

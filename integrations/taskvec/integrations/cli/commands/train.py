@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from taskvec.core.errors import InputError
-from taskvec.integrations.cli.extras import needs_extra
+from taskvec.integrations.extras import needs_extra
 
 OPTIONS = ("model", "data", "out", "steps", "name", "prompt")
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from taskvec.core.embedder import Span
-from taskvec.integrations.cli.extras import needs_extra
+from taskvec.integrations.extras import needs_extra
 
 LONGEST_PASSAGE = 700
 # About 350 tokens: a class with its methods stays together, and no model's context is exceeded.

@@ -7,9 +7,9 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from taskvec.core.errors import InputError
-from taskvec.integrations.cli.extras import needs_extra
 from taskvec.integrations.cli.redaction import redacted
 from taskvec.integrations.cli.stores.base import Store, check_collection
+from taskvec.integrations.extras import needs_extra
 
 
 def store_folder(spec: str) -> Path | None:

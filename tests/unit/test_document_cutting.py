@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from taskvec.core import Encoder
-from taskvec.integrations.cli import chunking
-from taskvec.integrations.cli.chunking import chunks_of, encode_spans, join, split_spans
-from taskvec.integrations.cli.readers import read_document
+from taskvec.integrations.documents import cutting
+from taskvec.integrations.documents.cutting import encode_spans, join, split_spans
+from taskvec.integrations.documents.reading import read_document
 
 TEXT = "\n\n".join(
     f"Paragraph {n} is about a list of {n} strings. It ends here." for n in range(40)
@@ -30,7 +30,7 @@ def test_spans_are_ordered_bounded_and_lose_no_word() -> None:
 def test_a_text_longer_than_a_block_loses_nothing(
     monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
-    monkeypatch.setattr(chunking, "BLOCK_CHARACTERS", 200)
+    monkeypatch.setattr(cutting, "BLOCK_CHARACTERS", 200)
     document = read_document("a.txt", text.encode())
     spans = split_spans(document, characters=150)
     chunks = "".join(document.text[start:end] for start, end in spans)
@@ -52,9 +52,9 @@ def test_spans_count_characters_not_bytes() -> None:
 def test_markdown_is_cut_at_headings() -> None:
     text = "# One\n\nfirst\n\n# Two\n\nsecond\n"
     document = read_document("a.md", text.encode())
-    chunks = chunks_of(document, split_spans(document, characters=18))
-    assert [chunk.text for chunk in chunks] == ["# One\n\nfirst", "# Two\n\nsecond"]
-    assert [(chunk.number, chunk.place) for chunk in chunks] == [(0, 1), (1, 5)]
+    spans = split_spans(document, characters=18)
+    assert [text[start:end] for start, end in spans] == ["# One\n\nfirst", "# Two\n\nsecond"]
+    assert [document.place(start) for start, _ in spans] == [1, 5]
 
 
 BODY = "The file is open. It is read to its end, and closed after that."

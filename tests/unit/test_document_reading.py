@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from taskvec.integrations.cli import readers
-from taskvec.integrations.cli.readers import UnreadableError, clean, read_bytes, read_document
+from taskvec.integrations.documents import reading
+from taskvec.integrations.documents.reading import UnreadableError, clean, read_bytes, read_document
 
 
 def pdf(*pages: str) -> bytes:
@@ -77,7 +77,7 @@ def test_binary_data_is_refused_whatever_its_name(data: bytes) -> None:
 
 
 def test_an_overlong_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers, "MAX_BYTES", 10)
+    monkeypatch.setattr(reading, "MAX_BYTES", 10)
     with pytest.raises(UnreadableError, match="larger than"):
         read_document("a.txt", b"x" * 11)
 
@@ -85,7 +85,7 @@ def test_an_overlong_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_of_an_overlong_file_no_more_is_read_than_shows_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(readers, "MAX_BYTES", 10)
+    monkeypatch.setattr(reading, "MAX_BYTES", 10)
     (tmp_path / "a.txt").write_bytes(b"x" * 50)
     assert read_bytes(tmp_path / "a.txt") == b"x" * 11
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from taskvec.core.errors import InputError
-from taskvec.integrations.cli.extras import needs_extra
+from taskvec.integrations.extras import needs_extra
 
 if TYPE_CHECKING:
     from bs4 import BeautifulSoup

@@ -8,10 +8,9 @@ from typing import Protocol
 import numpy as np
 
 from taskvec.core.embedder import Array, Embedder, Span
-from taskvec.integrations.cli.extras import needs_extra
-from taskvec.integrations.cli.parser import DEFAULT_MODEL
-from taskvec.integrations.cli.readers import Document
-from taskvec.integrations.cli.stores.base import PASSAGE_TASK, Chunk
+from taskvec.core.source import STARTER
+from taskvec.integrations.documents.reading import Document
+from taskvec.integrations.extras import needs_extra
 
 # Stored with every file's digest: raise it when the same file would be cut or read otherwise.
 CHUNKING_VERSION = 2
@@ -24,7 +23,7 @@ SENTENCE_ENDS = tuple(".!?;,…。\uff01\uff1f")
 MERE_MARKS = string.punctuation + string.whitespace
 # How much of a document is encoded at once, so that its chunks know their surroundings. A small
 # model gets worse at more than it was trained on; others use their long context.
-CONTEXTS = {DEFAULT_MODEL: 1_800}
+CONTEXTS = {STARTER: 1_800}
 LONG_CONTEXT = 16_000
 
 
@@ -51,14 +50,6 @@ def split_spans(document: Document, *, characters: int) -> list[Span]:
     return _join_headings(document, spans, characters)
 
 
-def chunks_of(document: Document, spans: Sequence[Span]) -> list[Chunk]:
-    """The chunk of each span, with its place in the file."""
-    return [
-        Chunk(number, document.text[start:end], document.unit, document.place(start))
-        for number, (start, end) in enumerate(spans)
-    ]
-
-
 def context_of(model: str) -> int:
     """How many characters of a document a model reads at once, where nothing else is said."""
     return CONTEXTS.get(model, LONG_CONTEXT)
@@ -71,7 +62,7 @@ def encode_spans(
     *,
     dim: int,
     context: int,
-    task: str | None = PASSAGE_TASK,
+    task: str | None = "retrieval.passage",
 ) -> Iterator[Array]:
     """Late-chunked vectors of a document's spans, (K, dim) a section.
 

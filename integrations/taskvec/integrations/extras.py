@@ -1,4 +1,4 @@
-"""Optional packages of the command line: a missing one names the extra that brings it."""
+"""Optional packages: a missing one names the extra that brings it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
