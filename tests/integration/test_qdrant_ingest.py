@@ -237,7 +237,7 @@ BAD: dict[str, tuple[Any, dict[str, Any], str]] = {
     "of a file": (
         [FileDocument("x", marks=())],
         {},
-        r"is taskvec\.integrations\.documents\.\S+Document: expected a taskvec\.integrations\.qdrant",
+        r"is taskvec\.integrations\.documents\.\S+: expected a taskvec\.integrations\.qdrant",
     ),
     "id": ([Document("", "x")], {}, r"documents\[0\] has the id ''"),
     "number": ([Document(7, "x")], {}, r"documents\[0\] has the id 7: expected a str"),

@@ -7,15 +7,16 @@ import pytest
 
 from taskvec.core import Encoder
 from taskvec.integrations.quality.collections import Collection, paired
-from taskvec.integrations.quality.rankers import Entry, Model
+from taskvec.integrations.quality.rankers import Entry, Model, Ranking
 from taskvec.integrations.train.recipe import evaluation, sets
 from taskvec.integrations.train.texts import debian_faq, gnome, manpages
 from taskvec.integrations.train.texts.archive import Archive
+from taskvec.integrations.train.texts.sections import Section
 from tests.checkpoints import WORDS
 
 
 def page(key: str, title: str, *sections: tuple[str, str]) -> gnome.HelpPage:
-    parts = (gnome.Section("", "open file"), *(gnome.Section(*part) for part in sections))
+    parts = (Section("", "open file"), *(Section(*part) for part in sections))
     return gnome.HelpPage(f"gnome-help/{key}", "files", title, parts)
 
 
@@ -26,9 +27,13 @@ PAGES = [
 ]
 
 
+def words(count: int) -> tuple[Section, ...]:
+    return (Section("", "word " * count),)
+
+
 @pytest.fixture
 def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Archive:
-    own = PAGES[0]._replace(title="lies", sections=(gnome.Section("", "auf"),))
+    own = PAGES[0]._replace(title="lies", sections=(Section("", "auf"),))
     german = [own, PAGES[1], PAGES[2]._replace(title="Datum")]
     monkeypatch.setattr(
         gnome, "help_pages", lambda _, language: PAGES if language == "en" else german
@@ -42,31 +47,79 @@ def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Archive:
 
     monkeypatch.setattr(debian_faq, "answers", answers)
     sizes = (50, 150, 151, 152, 2000, 2001, 4000, 4001)
-    man = [manpages.ManPage(f"man7/p{n}.7", f"page of {n}", "word " * n) for n in sizes]
-    repeated = manpages.ManPage("man7/r.7", "word word", "word " * 160)
+    man = [manpages.ManPage(f"man7/p{n}.7", f"page of {n}", words(n)) for n in sizes]
+    repeated = manpages.ManPage("man7/r.7", "word word", words(160))
     monkeypatch.setattr(manpages, "man_pages", lambda _: [repeated, *man])
     return Archive(tmp_path)
 
 
 def test_a_section_is_encoded_within_its_page(encoder: Encoder, archive: Archive) -> None:
-    found = sets.sections(archive)
-    assert list(found.pages) == ["gnome-help/one", "gnome-help/two"]
+    found = sets.help_sections(archive)
     assert list(found.collection.queries.values())[:2] == ["read queue: lock", "read queue: json"]
+    assert next(iter(found.titled.documents.values())) == "read queue\nthread lock open"
+    page = found.pages[0]
+    assert page.text.splitlines() == [
+        *("read queue", "open file", "lock", "thread lock open", "json", "parse json value")
+    ]
+    told = [page.text[start:end] for page in found.pages for start, end in page.spans]
+    assert told == list(found.collection.documents.values())
     lines = evaluation.chunking(encoder, found)
     assert [line.ranker for line in lines] == [
         "chunk by chunk",
         "chunk by chunk, with the page's title",
         "late chunking",
     ]
-    assert next(iter(found.titled.documents.values())) == "read queue\nthread lock open"
-    parts = found.pages["gnome-help/one"]
-    vectors = evaluation.within(encoder, parts)
-    assert vectors.shape == (2, 32)
-    text = "read queue\nopen file\nthread lock open\nparse json value\n"
-    wanted = encoder.encode_chunks(text, [(0, 21), (21, 38), (38, 55)], task="retrieval.passage")
-    np.testing.assert_allclose(vectors, wanted[1:], atol=1e-5)
-    alone = encoder.encode(list(parts[1:]), task="retrieval.passage")
-    assert not np.allclose(vectors, alone, atol=1e-2)
+
+
+def test_late_vectors_are_those_of_the_spans_in_their_pages(
+    encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = {"one": "thread lock open", "two": "parse json value"}
+    seen: list[np.ndarray] = []
+    ranked = evaluation.nearest
+
+    def nearest(collection: Collection, asked: np.ndarray, told: np.ndarray) -> Ranking:
+        seen.append(told)
+        return ranked(collection, asked, told)
+
+    monkeypatch.setattr(evaluation, "nearest", nearest)
+    found = paired("same", texts, texts)
+    # The first page is its section alone.
+    pages = [
+        sets.Page(texts["one"], [(0, 16)]),
+        sets.Page(f"read queue\n{texts['two']}", [(11, 27)]),
+    ]
+    evaluation.chunking(encoder, sets.Sections(found, found, pages))
+    alone, titled, late = seen
+    np.testing.assert_allclose(alone, titled, atol=1e-5)
+    np.testing.assert_allclose(late[0], alone[0], atol=1e-5)
+    assert not np.allclose(late[1], alone[1], atol=1e-2)
+
+
+def test_of_the_man_pages_sections_are_searched_that_do_not_name_their_subject(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = "It returns nothing of interest, and sets no error, whatever it is given by a caller."
+    told = {
+        "Description": f"Opens a file. {long}",
+        "Return value": long,
+        "Errors": f"Of open. {long}",
+        "Notes": "It returns.",
+    }
+    parts = tuple(Section(*part) for part in told.items())
+    pages = [
+        manpages.ManPage("man2/open.2", "open a file", parts),
+        manpages.ManPage("man2/long.2", "a long one", (*parts, Section("Bugs", "so " * 3_000))),
+        manpages.ManPage("man2/own.2", "sets no error", parts),
+    ]
+    monkeypatch.setattr(manpages, "man_pages", lambda _: pages)
+    found = sets.manual_sections(archive)
+    (query,) = found.collection.queries.values()
+    assert query == "open a file: Return value"
+    assert list(found.titled.documents.values()) == [f"open\n{long}"]
+    (page,) = found.pages
+    assert page.text.startswith("Description\nOpens a file.")
+    assert [page.text[start:end] for start, end in page.spans] == [long]
 
 
 def test_the_base_of_training_gives_other_vectors_than_the_served_one(

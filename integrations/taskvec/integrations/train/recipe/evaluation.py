@@ -48,14 +48,16 @@ def measured(rankers: Iterable[Ranker], collections: Sequence[Collection]) -> li
 def chunking(encoder: Encoder, found: sets.Sections) -> list[Line]:
     """Sections encoded within their pages, and the same sections encoded one by one.
 
-    One by one also behind their page's title, which the queries hold.
+    One by one also behind their page's title.
     """
     asked = encoder.encode(list(found.collection.queries.values()), task=QUERY)
     alone, titled = (
         encoder.encode(list(collection.documents.values()), task=PASSAGE)
         for collection in (found.collection, found.titled)
     )
-    late = np.concatenate([within(encoder, parts) for parts in found.pages.values()])
+    late = np.concatenate(
+        [encoder.encode_chunks(page.text, page.spans, task=PASSAGE) for page in found.pages]
+    )
     judged = found.collection.judgements
     return [
         Line(found.collection.name, name, encoder.dim, measure(judged, ranking))
@@ -65,13 +67,6 @@ def chunking(encoder: Encoder, found: sets.Sections) -> list[Line]:
             ("late chunking", nearest(found.collection, asked, late)),
         )
     ]
-
-
-def within(encoder: Encoder, parts: Sequence[str]) -> np.ndarray:
-    """Vectors of a page's parts but the first, read in one text."""
-    ends = np.cumsum([len(part) + 1 for part in parts])
-    spans = [(int(end) - len(p) - 1, int(end)) for p, end in zip(parts, ends, strict=True)]
-    return encoder.encode_chunks("\n".join(parts) + "\n", spans, task=PASSAGE)[1:]
 
 
 def rope(encoder: Encoder, collections: Sequence[Collection]) -> list[Line]:
@@ -169,7 +164,7 @@ def _lengths(encoder: Encoder, archive: Archive, _: Path) -> str:
 
 
 def _chunking(encoder: Encoder, archive: Archive, _: Path) -> str:
-    return table(chunking(encoder, sets.sections(archive)))
+    return table([line for found in sets.sections(archive) for line in chunking(encoder, found)])
 
 
 CARD = {"searches": _searches, "tasks": _tasks, "lengths": _lengths, "chunking": _chunking}

@@ -2,15 +2,17 @@
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from typing import NamedTuple
 
+from taskvec.core.embedder import Span
 from taskvec.integrations.quality import offline, probes
 from taskvec.integrations.quality.collections import Collection, paired
 from taskvec.integrations.train.recipe.aligned import aligned, is_held_out
 from taskvec.integrations.train.texts import debian_faq, gnome, manpages, wordnet
 from taskvec.integrations.train.texts.archive import Archive
 from taskvec.integrations.train.texts.docstrings import docstring_pairs
+from taskvec.integrations.train.texts.sections import Section, whole
 
 LANGUAGES = ("en", "de", "fr", "ja", "zh_CN")
 # Of the searches, those that every LoRA is compared on.
@@ -19,22 +21,33 @@ MIN_OF_A_GUIDE = 8
 # Tokens of a man page by band; as many pages of each are searched.
 BANDS = {"200": (100, 300), "2 000": (1_500, 2_500), "4 000": (3_000, 6_000)}
 PAGES_OF_A_BAND = 60
+# Sections of man pages that are searched, the longest page that they are taken of, and the titles
+# of those that tell more of what stands above them.
+MANUAL, PAGE_CHARACTERS, SECTION_CHARACTERS = 300, 6_000, 80
+MANUAL_SECTIONS = frozenset({"Return value", "Errors", "Notes", "Bugs", "Examples", "Caveats"})
 # Passages of a language in the sets that choices are made on.
 DEVELOPMENT = 400
 COMPARED_HELD_OUT = ("held out, en", "held out, de", "held out, ja → en")
 LABELLED = 1_000
 
 
-class Sections(NamedTuple):
-    """Sections of pages to find, and each page's own: its beginning, then one text a section.
+class Page(NamedTuple):
+    """A page's text, and where in it the sections stand that are searched."""
 
-    titled: the same sections, each behind its page's title. pages: by key; a page's sections
-    stand in the collection's order of documents.
+    text: str
+    spans: Sequence[Span]
+
+
+class Sections(NamedTuple):
+    """Sections of pages to find.
+
+    titled: the same sections, each behind its page's title. pages: their spans follow each other
+    as the collection's documents do.
     """
 
     collection: Collection
     titled: Collection
-    pages: Mapping[str, tuple[str, ...]]
+    pages: Sequence[Page]
 
 
 def searches(archive: Archive) -> Iterator[Collection]:
@@ -150,21 +163,80 @@ def guides(archive: Archive, language: str) -> probes.Labelled:
     return probes.Labelled(f"GNOME help by guide, {language}", texts, [p.guide for p in kept])
 
 
-def sections(archive: Archive) -> Sections:
-    """Sections asked for by their page's title and their own, neither of which they repeat."""
-    queries, documents, titled, pages = {}, {}, {}, {}
+def sections(archive: Archive) -> Iterator[Sections]:
+    """Sections asked for by what sums their page up and their own title.
+
+    Neither is part of them; their titles stand above them in their pages.
+    """
+    yield help_sections(archive)
+    yield manual_sections(archive)
+
+
+def help_sections(archive: Archive) -> Sections:
+    """Those of GNOME's help, which say themselves what they are about."""
+    found = _Finds("GNOME help, sections")
     for page in gnome.help_pages(archive, "en"):
-        parts = [part for part in page.sections if part.title]
-        if len(parts) < 2:
-            continue
-        beginning = [page.title, *(part.text for part in page.sections if not part.title)]
-        pages[page.key] = ("\n".join(beginning), *(part.text for part in parts))
+        named = {number for number, part in enumerate(page.sections) if part.title}
+        if len(named) > 1:
+            own = Section("", page.title), *page.sections
+            found.add(page.key, page.title, page.title, own, {number + 1 for number in named})
+    return found.all()
+
+
+def manual_sections(archive: Archive) -> Sections:
+    """Those of the man pages that do not say what they are about."""
+    found = _Finds("man pages, sections that do not name their subject")
+    for page, number in _nameless(archive):
+        found.add(page.key, page.summary, page.name, page.sections, {number})
+    return found.all()
+
+
+def _nameless(archive: Archive) -> list[tuple[manpages.ManPage, int]]:
+    """Some sections that say neither their page's name nor what sums it up, and their pages."""
+    found = [
+        (page, number)
+        for page in manpages.man_pages(archive)
+        if len(page.text) <= PAGE_CHARACTERS and page.summary not in page.text
+        for number, part in enumerate(page.sections)
+        if part.title in MANUAL_SECTIONS
+        and len(part.text) >= SECTION_CHARACTERS
+        and page.name.lower() not in part.text.lower()
+    ]
+    return random.Random(0).sample(found, min(MANUAL, len(found)))  # noqa: S311
+
+
+class _Finds:
+    """Collects sections, their queries and their pages."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._queries: dict[str, str] = {}
+        self._documents: dict[str, str] = {}
+        self._titled: dict[str, str] = {}
+        self._pages: list[Page] = []
+
+    def add(
+        self, key: str, asked: str, title: str, parts: Sequence[Section], searched: Set[int]
+    ) -> None:
+        """A page, and the numbers of those of its parts that are searched."""
+        text, spans = "", []
         for number, part in enumerate(parts):
-            key = f"{page.key}#{number}"
-            queries[key], documents[key] = f"{page.title}: {part.title}", part.text
-            titled[key] = f"{page.title}\n{part.text}"
-    name = "GNOME help, sections"
-    return Sections(paired(name, queries, documents), paired(name, queries, titled), pages)
+            text += f"{whole([part])}\n"
+            if number in searched:
+                spans.append((len(text) - 1 - len(part.text), len(text) - 1))
+                own = f"{key}#{number}"
+                self._queries[own] = f"{asked}: {part.title}"
+                self._documents[own] = part.text
+                self._titled[own] = f"{title}\n{part.text}"
+        self._pages.append(Page(text, spans))
+
+    def all(self) -> Sections:
+        """What was collected."""
+        found, titled = (
+            paired(self._name, self._queries, documents)
+            for documents in (self._documents, self._titled)
+        )
+        return Sections(found, titled, self._pages)
 
 
 def by_length(

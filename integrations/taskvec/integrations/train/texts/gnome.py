@@ -6,17 +6,11 @@ from typing import NamedTuple
 from xml.etree import ElementTree
 
 from taskvec.integrations.train.texts.archive import Archive, collapse
+from taskvec.integrations.train.texts.sections import Section, whole
 
 NAMES = {"en": "C"}
 # About the page, not of it.
 SKIPPED = {"info", "comment", "media"}
-
-
-class Section(NamedTuple):
-    """A part of a page under a title of its own; that of the page's beginning is empty."""
-
-    title: str
-    text: str
 
 
 class HelpPage(NamedTuple):
@@ -30,8 +24,7 @@ class HelpPage(NamedTuple):
     @property
     def text(self) -> str:
         """All that stands below the title."""
-        parts = [f"{section.title}\n{section.text}".strip() for section in self.sections]
-        return "\n".join(parts)
+        return whole(self.sections)
 
 
 def help_pages(archive: Archive, language: str) -> list[HelpPage]:

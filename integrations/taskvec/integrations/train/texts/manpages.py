@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from taskvec.integrations.train.texts.archive import Archive, collapse
+from taskvec.integrations.train.texts.sections import Section, whole
 
 PACKAGES = ("manpages", "manpages-dev")
 SECTION = re.compile(r'^\.SH "?(.*?)"?$', re.MULTILINE)
@@ -22,11 +23,21 @@ ESCAPES = (
 
 
 class ManPage(NamedTuple):
-    """A page: its section and name, the line that sums it up, and all that follows the line."""
+    """A page: its section and name, the line that sums it up, and what follows the line."""
 
     key: str
     summary: str
-    text: str
+    sections: tuple[Section, ...]
+
+    @property
+    def name(self) -> str:
+        """Of what the page is about, such as "open"."""
+        return self.key.rpartition("/")[2].rpartition(".")[0]
+
+    @property
+    def text(self) -> str:
+        """All that follows the line."""
+        return whole(self.sections)
 
 
 def man_pages(archive: Archive) -> list[ManPage]:
@@ -45,9 +56,9 @@ def _page(path: Path) -> ManPage | None:
     _, *parts = SECTION.split(source)
     sections = dict(zip(parts[::2], parts[1::2], strict=True))
     _, dash, summary = _plain(sections.pop("NAME", "")).partition(" - ")
-    text = "\n".join(f"{title.capitalize()}\n{_plain(body)}" for title, body in sections.items())
+    told = tuple(Section(title.capitalize(), _plain(body)) for title, body in sections.items())
     key = f"{path.parent.name}/{path.stem}"
-    return ManPage(key, summary, text) if dash and text else None
+    return ManPage(key, summary, told) if dash and told else None
 
 
 def _plain(source: str) -> str:
