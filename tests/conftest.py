@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
@@ -16,6 +17,11 @@ from psycopg import sql
 from taskvec.core import Encoder
 from taskvec.integrations.embedded import embedded_postgres
 from tests.checkpoints import tiny_checkpoint
+
+if TYPE_CHECKING:
+    import httpx
+
+    from tests.remote_server import Server
 
 
 def pytest_report_header() -> str:
@@ -47,6 +53,24 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def encoder(checkpoint: Path) -> Iterator[Encoder]:
     with Encoder.load(checkpoint, dtype="float32") as loaded:
         yield loaded
+
+
+@pytest.fixture(scope="session")
+def http_server(encoder: Encoder) -> Iterator["Server"]:
+    """Taskvec's own server of the tiny encoder, on loopback."""
+    from tests.remote_server import serving  # most tests load no server
+
+    with serving(encoder) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def client(http_server: "Server") -> Iterator["httpx.Client"]:
+    """A client of that server."""
+    import httpx
+
+    with httpx.Client(base_url=http_server.url, timeout=60) as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

@@ -4,11 +4,8 @@ import base64
 import json
 import logging
 import socket
-import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -27,37 +24,12 @@ from taskvec.integrations.server.keys import Keys, read_keys
 from taskvec.integrations.server.logs import JsonLines
 from taskvec.integrations.server.running import open_socket
 from taskvec.integrations.server.service import SMALL_TOKENS, lane_of
+from tests.asking import held, limited, post, refusal, release, scraped, until
 from tests.remote_server import NAME, Server, serving
 
 TEXTS = ["read the file", "", "a thread lock\x00", "close the socket"]
 KEY, OTHER_KEY = "k" * 24, "o" * 24
 SECRET = "xylophone"  # noqa: S105 - a text
-
-
-@pytest.fixture(scope="module")
-def server(encoder: Encoder) -> Iterator[Server]:
-    with serving(encoder) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def client(server: Server) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=server.url, timeout=60) as made:
-        yield made
-
-
-@contextmanager
-def limited(encoder: Encoder, **limits: Any) -> Iterator[httpx.Client]:
-    """A client of a server with limits of its own."""
-    with (
-        serving(encoder, limits=Limits(**limits)) as server,
-        httpx.Client(base_url=server.url, timeout=60) as client,
-    ):
-        yield client
-
-
-def post(client: httpx.Client, path: str = "/v1/embeddings", **body: Any) -> httpx.Response:
-    return client.post(path, json={"model": NAME, **body})
 
 
 def vectors_of(response: httpx.Response) -> Array:
@@ -66,16 +38,6 @@ def vectors_of(response: httpx.Response) -> Array:
     assert [one["index"] for one in data] == list(range(len(data)))
     assert {one["object"] for one in data} <= {"embedding"}
     return np.array([one["embedding"] for one in data], np.float32)
-
-
-def refusal(response: httpx.Response, status: int) -> str:
-    """The message of an error in both APIs' forms."""
-    assert response.status_code == status, response.text
-    error = response.json()["error"]
-    assert set(error) == {"message", "type", "param", "code"}
-    assert response.json()["detail"] == error["message"]
-    assert response.headers["x-request-id"]
-    return error["message"]
 
 
 @pytest.mark.parametrize(
@@ -345,37 +307,6 @@ def test_requests_of_all_clients_share_batches(encoder: Encoder, client: httpx.C
     assert after.batches - before.batches < 8
 
 
-release = threading.Event()
-
-
-@contextmanager
-def held(encoder: Encoder) -> Iterator[None]:
-    """The encoder's model, kept from running until `release` is set or the block ends."""
-    release.clear()
-    holding = threading.Event()
-
-    def hold() -> None:
-        with encoder._engine.exclusively():  # as a change of tasks does
-            holding.set()
-            release.wait()
-
-    thread = threading.Thread(target=hold)
-    thread.start()
-    holding.wait()
-    try:
-        yield
-    finally:
-        release.set()
-        thread.join()
-
-
-def until(condition: Any) -> None:
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.005)
-
-
 @pytest.mark.parametrize(
     ("task", "tokens", "lane"),
     [
@@ -427,16 +358,18 @@ def test_a_deadline_ends_a_request_and_frees_its_rows(encoder: Encoder) -> None:
         assert encoder.stats().lanes["query"].queued_rows == 0
 
 
-def test_a_client_that_hangs_up_frees_its_rows(encoder: Encoder, server: Server) -> None:
+def test_a_client_that_hangs_up_frees_its_rows(encoder: Encoder, http_server: Server) -> None:
     cancelled = encoder.stats().lanes["query"].cancelled
     with held(encoder):
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(
-                f"{server.url}/v1/embeddings", json={"model": NAME, "input": "one"}, timeout=0.3
+                f"{http_server.url}/v1/embeddings",
+                json={"model": NAME, "input": "one"},
+                timeout=0.3,
             )
         until(lambda: encoder.stats().lanes["query"].cancelled == cancelled + 1)
         assert encoder.stats().lanes["query"].queued_rows == 0
-    until(lambda: server.app.state.service.in_progress == 0)
+    until(lambda: http_server.app.state.service.in_progress == 0)
 
 
 def test_a_body_that_stops_half_way_ends_and_holds_nothing(encoder: Encoder) -> None:
@@ -468,12 +401,6 @@ def test_a_reader_that_stands_still_is_given_up(encoder: Encoder) -> None:
         assert scraped(client)["taskvec_requests_in_progress"] == 0
 
 
-def scraped(client: httpx.Client) -> dict[str, float]:
-    lines = client.get("/metrics").text.splitlines()
-    pairs = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
-    return {name: float(value) for name, value in pairs}
-
-
 def test_metrics_tell_requests_queues_and_batches(encoder: Encoder) -> None:
     with limited(encoder) as client:
         post(client, input=TEXTS, task="separation")
@@ -494,10 +421,10 @@ def test_metrics_tell_requests_queues_and_batches(encoder: Encoder) -> None:
 
 
 def test_logs_and_errors_hold_no_text(
-    server: Server, client: httpx.Client, caplog: pytest.LogCaptureFixture,
+    http_server: Server, client: httpx.Client, caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    service = server.app.state.service
+    service = http_server.app.state.service
 
     async def broken(*_: Any) -> list[int]:
         raise RuntimeError(SECRET)

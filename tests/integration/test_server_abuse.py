@@ -4,7 +4,6 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -24,33 +23,11 @@ from taskvec.integrations.server.counting import PART, Counting, grouped
 from taskvec.integrations.server.facts import Facts
 from taskvec.integrations.server.hosts import is_for
 from taskvec.integrations.server.running import local_names
+from tests.asking import post, refusal
 from tests.remote_server import NAME, Server, serving
 
 SECRET = "xylophone"  # noqa: S105 - a text
 MANY = 200_000
-
-
-@pytest.fixture(scope="module")
-def server(encoder: Encoder) -> Iterator[Server]:
-    with serving(encoder) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def client(server: Server) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=server.url, timeout=60) as made:
-        yield made
-
-
-def refusal(response: httpx.Response, status: int) -> str:
-    assert response.status_code == status, response.text[:500]
-    message: str = response.json()["error"]["message"]
-    assert response.json()["detail"] == message
-    return message
-
-
-def post(client: httpx.Client, path: str, **body: Any) -> httpx.Response:
-    return client.post(path, json={"model": NAME, **body})
 
 
 @pytest.mark.parametrize(
@@ -171,13 +148,13 @@ def test_nobody_counts_for_a_client_that_is_gone(encoder: Encoder) -> None:
 
 
 def test_a_fault_of_the_server_is_logged_and_not_told(
-    client: httpx.Client, server: Server, caplog: pytest.LogCaptureFixture,
+    client: httpx.Client, http_server: Server, caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     async def broken(*_: Any) -> list[int]:
         raise CheckpointError(SECRET)
 
-    monkeypatch.setattr(type(server.app.state.service), "counts", broken)
+    monkeypatch.setattr(type(http_server.app.state.service), "counts", broken)
     with caplog.at_level(logging.ERROR):
         reply = post(client, "/v1/embeddings", input="one")
     assert refusal(reply, 500).startswith("the server failed")

@@ -33,7 +33,7 @@ from taskvec.integrations.cli.parser import run_command_line
 from taskvec.integrations.server import Limits
 from taskvec.integrations.server.embeddings import listing
 from taskvec.integrations.server.metrics import Metrics
-from tests.remote_server import NAME, Server, serving
+from tests.remote_server import NAME, Server
 
 KEY = "key-of-the-command-line-tests"
 TEXTS = ["read the file " * 100, "close the socket"] * 8  # long enough to be in progress
@@ -175,14 +175,8 @@ def test_a_model_is_called_by_the_last_part_of_its_name(checkpoint: Path) -> Non
     ]
 
 
-@pytest.fixture(scope="module")
-def server(encoder: Encoder) -> Iterator[Server]:
-    with serving(encoder) as running:
-        yield running
-
-
-def test_no_request_of_the_schema_breaks_the_server(server: Server) -> None:
-    schema: Any = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
+def test_no_request_of_the_schema_breaks_the_server(http_server: Server) -> None:
+    schema: Any = schemathesis.openapi.from_url(f"{http_server.url}/openapi.json")
     answered = set()
     with requests.Session() as session:
         for found in schema.get_all_operations():
@@ -217,16 +211,18 @@ def test_no_request_of_the_schema_breaks_the_server(server: Server) -> None:
         b"GET /" + b"a" * 80_000 + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
     ],
 )
-def test_what_is_no_http_is_refused_and_nothing_else_suffers(server: Server, sent: bytes) -> None:
-    place = httpx.URL(server.url)
+def test_what_is_no_http_is_refused_and_nothing_else_suffers(
+    http_server: Server, sent: bytes
+) -> None:
+    place = httpx.URL(http_server.url)
     with socket.create_connection((place.host, place.port), timeout=10) as raw:
         raw.sendall(sent)
         assert raw.recv(12).startswith(b"HTTP/1.1 4")
-    assert httpx.get(f"{server.url}/healthz").status_code == 200
+    assert httpx.get(f"{http_server.url}/healthz").status_code == 200
 
 
-def test_connections_are_kept_for_the_next_request(server: Server) -> None:
-    with httpx.Client(base_url=server.url) as client:
+def test_connections_are_kept_for_the_next_request(http_server: Server) -> None:
+    with httpx.Client(base_url=http_server.url) as client:
         streams = set()
         for _ in range(3):
             reply = client.post("/v1/embeddings", json={"model": NAME, "input": "one"})
