@@ -25,7 +25,7 @@ class Server:
     failures: statuses to answer before serving again. answers: bodies to answer, by path.
     """
 
-    def __init__(self, encoder: Embedder, **options: Any) -> None:
+    def __init__(self, encoder: Embedder, *, grace_s: float = 5, **options: Any) -> None:
         self.failures: list[int] = []
         self.answers: dict[str, Any] = {}
         self.seen: list[tuple[str, Any]] = []
@@ -36,7 +36,7 @@ class Server:
         self.http = HttpServer(
             self.app,
             open_socket("127.0.0.1", 0, public=False),
-            grace_s=5,
+            grace_s=grace_s,
             on_listening=lambda _: self._up.set(),
         )
         self.url = self.http.url

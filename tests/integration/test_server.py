@@ -331,6 +331,7 @@ def test_a_full_server_says_when_to_come_again(encoder: Encoder) -> None:
         busy = post(client, input="two")
         assert "1 requests are in progress" in refusal(busy, 429)
         assert 1 <= int(busy.headers["Retry-After"]) <= 30
+        assert "1 requests are in progress" in refusal(client.get("/v1/fingerprint"), 429)
         assert client.get("/healthz").status_code == 200
         release.set()
         assert first.result().status_code == 200
@@ -508,6 +509,11 @@ def test_only_loopback_is_open_to_everybody() -> None:
             open_socket("127.0.0.1", taken.getsockname()[1], public=False)
 
 
+def test_a_body_may_not_be_larger_than_all_bodies() -> None:
+    with pytest.raises(InputError, match=r"bodies_bytes is 9: a single body may have 10"):
+        Limits(body_bytes=10, bodies_bytes=9)
+
+
 @pytest.mark.parametrize(
     "limit", [{"items": 0}, {"deadline_s": -1}, {"tokens": True}, {"pause_s": "x"}]
 )
@@ -531,6 +537,36 @@ def test_a_server_that_is_about_to_end_is_not_ready(encoder: Encoder) -> None:
         assert client.get("/healthz").status_code == 200
         last = post(client, input="one")
         assert (last.status_code, last.headers["connection"]) == (200, "close")
+
+
+def test_what_is_cut_off_at_the_end_is_told_so(encoder: Encoder) -> None:
+    body = json.dumps({"model": NAME, "input": "one"})
+    head = "POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    with serving(encoder, grace_s=0.2) as server, held(encoder), ThreadPoolExecutor(1) as pool:
+        place = httpx.URL(server.url)
+        with (
+            httpx.Client(base_url=server.url, timeout=30) as client,
+            socket.create_connection((place.host, place.port), timeout=30) as half,
+        ):
+            waits = pool.submit(post, client, input="one")
+            half.sendall(f"{head}Content-Length: 99\r\n\r\n{body}".encode())
+            until(lambda: encoder.stats().lanes["query"].queued_rows == 1)
+            until(lambda: server.app.state.service.in_progress == 2)
+            server.http.should_exit = True
+            reply = waits.result()
+            assert "the server ends" in refusal(reply, 503)
+            assert reply.headers["connection"] == "close"
+            cut = b"".join(iter(lambda: half.recv(65_536), b""))
+            assert cut.startswith(b"HTTP/1.1 503 ")
+            assert b"the server ends" in cut
+        assert encoder.stats().lanes["query"].queued_rows == 0
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+def test_probes_may_ask_for_the_head_alone(client: httpx.Client, path: str) -> None:
+    whole, head = client.get(path), client.head(path)
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-length"] == whole.headers["content-length"]
 
 
 def test_spans_tell_of_requests_and_continue_the_clients_trace(

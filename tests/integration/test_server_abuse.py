@@ -23,7 +23,7 @@ from taskvec.integrations.server.counting import PART, Counting, grouped
 from taskvec.integrations.server.facts import Facts
 from taskvec.integrations.server.hosts import is_for
 from taskvec.integrations.server.running import local_names
-from tests.asking import post, refusal
+from tests.asking import limited, post, refusal, scraped, until
 from tests.remote_server import NAME, Server, serving
 
 SECRET = "xylophone"  # noqa: S105 - a text
@@ -261,6 +261,25 @@ def test_a_body_that_goes_on_after_its_refusal_is_left(
     assert reply.startswith(b"HTTP/1.1 413")
     assert b"connection: close" in reply
     assert b"more than 20000 bytes" in reply
+
+
+def test_bodies_of_all_requests_have_a_bound(encoder: Encoder) -> None:
+    head = b"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    with limited(encoder, body_bytes=2000, bodies_bytes=3000) as client:
+        place = (client.base_url.host, client.base_url.port)
+        with socket.create_connection(place) as half:
+            half.sendall(head + b"Content-Length: 1900\r\n\r\n" + b" " * 1500)
+            until(lambda: scraped(client)["taskvec_body_bytes"] == 1500)
+            declared = post(client, input="x" * 1700)
+            parts = iter([b" " * 800] * 2)
+            counted = client.post("/v1/embeddings", content=parts)
+            for busy in (declared, counted):
+                assert "bodies of 3000 bytes" in refusal(busy, 429)
+                assert int(busy.headers["Retry-After"]) >= 1
+            assert scraped(client)["taskvec_body_bytes"] == 1500
+            assert post(client, input="one").status_code == 200
+        until(lambda: scraped(client)["taskvec_body_bytes"] == 0)
+        assert post(client, input="x" * 1700, truncate=True).status_code == 200
 
 
 def test_drain_and_grace_may_be_no_time() -> None:

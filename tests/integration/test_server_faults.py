@@ -159,7 +159,12 @@ def test_the_help_names_the_defaults(capsys: pytest.CaptureFixture[str]) -> None
     with pytest.raises(SystemExit):
         run_command_line(["serve", "--help"])
     shown = " ".join(capsys.readouterr().out.split())
-    names = {"body_bytes": "max-body", "deadline_s": "deadline", "pause_s": "pause"}
+    names = {
+        "body_bytes": "max-body",
+        "bodies_bytes": "max-bodies",
+        "deadline_s": "deadline",
+        "pause_s": "pause",
+    }
     for name, default in asdict(Limits()).items():
         option = names.get(name, f"max-{name}")
         assert re.search(rf"--{option} (N|SECONDS) [^-]*\(default: {default:g}\)|"

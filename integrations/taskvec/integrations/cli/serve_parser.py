@@ -50,6 +50,7 @@ def add_serve(commands: Commands) -> None:
 def _add_limits(parser: Parser) -> None:
     for name, default, text in (
         ("body", "33554432", "bytes of a request's body"),
+        ("bodies", "268435456", "bytes of the bodies of all requests in progress"),
         ("items", "16384", "texts or chunks of a request"),
         ("tokens", "1048576", "tokens of a request"),
         ("requests", "256", "requests in progress"),

@@ -49,12 +49,14 @@ async def fingerprint(
     return {"model": call.model, "task": call.task, "dimensions": dim, "fingerprint": found}
 
 
+@router.head("/healthz", include_in_schema=False)
 @router.get("/healthz")
 async def healthz() -> dict[str, str]:
     """Whether the process answers."""
     return {"status": "ok"}
 
 
+@router.head("/readyz", response_model=None, include_in_schema=False)
 @router.get("/readyz", response_model=None)
 async def readyz(request: Request) -> dict[str, str] | Response:
     """Whether new requests should be sent here: no more once the server is about to end."""

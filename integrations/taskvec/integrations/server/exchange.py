@@ -54,13 +54,28 @@ class Exchange:
         except TimeoutError:
             reason = f"no more of the body came within {limits.pause_s:g} s: send it again"
             raise HTTPException(408, reason, headers={"Connection": "close"}) from None
-        self._read += len(message.get("body", b""))
-        if self._read > limits.body_bytes:
-            raise HTTPException(413, self.too_large)
+        self._hold(len(message.get("body", b"")))
         self.gone_early = message["type"] == "http.disconnect"
         if not message.get("more_body", False):
             self._whole.set()
         return message
+
+    def _hold(self, size: int) -> None:
+        """Count a part of the body that came."""
+        service = self._service
+        self._read += size
+        service.held_bytes += size
+        if self._read > service.limits.body_bytes:
+            raise HTTPException(413, self.too_large)
+        if not service.has_room(0):
+            self.let_go()
+            headers = {"Retry-After": str(service.retry_after_s())}
+            raise HTTPException(429, self.no_room, headers=headers)
+
+    def let_go(self) -> None:
+        """The request has ended, or is refused: nobody holds its body any more."""
+        self._service.held_bytes -= self._read
+        self._read = 0
 
     @property
     def declared_bytes(self) -> int:
@@ -73,6 +88,12 @@ class Exchange:
         """Why a body beyond the limit is refused."""
         limit = self._service.limits.body_bytes
         return f"the body has more than {limit} bytes: send several requests"
+
+    @property
+    def no_room(self) -> str:
+        """Why a body is refused that would fit at another time."""
+        limit = self._service.limits.bodies_bytes
+        return f"bodies of {limit} bytes or nearly so are in progress: try again later"
 
     async def gone(self) -> None:
         """Return once the client has hung up; before its body is whole, `receive` tells."""

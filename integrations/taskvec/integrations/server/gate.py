@@ -22,10 +22,11 @@ ROUTES = frozenset({
     "/v1/embeddings", "/v1/chunks", "/v1/models", "/v1/fingerprint", "/healthz", "/readyz",
     "/metrics", "/openapi.json",
 })  # fmt: skip
-WORK = frozenset({"/v1/embeddings", "/v1/chunks"})
+WORK = frozenset({"/v1/embeddings", "/v1/chunks", "/v1/fingerprint"})
 
 OTHER_HOST = "without API keys this server answers to its own machine's names alone"
 ALLOW = "let everybody in with --allow-anonymous"
+ENDED = "the server ends, and this was not answered in time: send it again, or elsewhere"
 
 
 class Gate:
@@ -68,9 +69,17 @@ class Gate:
         else:
             await self._serve(scope, exchange, facts)
 
+    async def _serve(self, scope: Scope, exchange: Exchange, facts: Facts) -> None:
+        try:
+            await self._run(scope, exchange, facts)
+        finally:
+            exchange.let_go()
+
     def _refusal(self, exchange: Exchange, facts: Facts) -> Response | None:
         """Why a request is not let in, before any of its body is read."""
         service = self._service
+        if service.ended:
+            return problem(503, ENDED)
         if self._hosts and not is_for(exchange.header(b"host"), self._hosts):
             return problem(421, f"{OTHER_HOST}: use its address, give API keys, or {ALLOW}")
         if self._keys and facts.route not in OPEN:
@@ -80,16 +89,24 @@ class Gate:
                 return problem(401, message, headers={"WWW-Authenticate": "Bearer"})
         if exchange.declared_bytes > service.limits.body_bytes:
             return problem(413, exchange.too_large)
-        if facts.route in WORK and service.in_progress >= service.limits.requests:
-            headers = {"Retry-After": str(service.retry_after_s())}
-            message = f"{service.in_progress} requests are in progress: try again later"
-            return problem(429, message, headers=headers)
-        return None
+        return self._busy(exchange, facts)
 
-    async def _serve(self, scope: Scope, exchange: Exchange, facts: Facts) -> None:
+    def _busy(self, exchange: Exchange, facts: Facts) -> Response | None:
+        """Why there is no room for a request at the moment."""
+        service = self._service
+        if facts.route in WORK and service.in_progress >= service.limits.requests:
+            message = f"{service.in_progress} requests are in progress: try again later"
+        elif not service.has_room(exchange.declared_bytes):
+            message = exchange.no_room
+        else:
+            return None
+        return problem(429, message, headers={"Retry-After": str(service.retry_after_s())})
+
+    async def _run(self, scope: Scope, exchange: Exchange, facts: Facts) -> None:
         """Run the route until it has answered, its deadline is over, or its client is gone."""
         work = asyncio.ensure_future(self._app(scope, exchange.receive, exchange.send))
         gone = asyncio.ensure_future(exchange.gone())
+        self._service.running.add(work)
         try:
             done = await _first(work, gone, timeout_s=self._service.limits.deadline_s)
             if not done and exchange.started:  # its reply is on the way, and has limits of its own
@@ -97,6 +114,7 @@ class Gate:
             if work not in done:
                 await _cancelled(work)
         finally:
+            self._service.running.discard(work)
             await _cancelled(work, gone)
         await self._finish(exchange, facts, work, hung_up=work not in done and gone in done)
 
@@ -110,6 +128,8 @@ class Gate:
         if hung_up or exchange.gone_early or exchange.started:
             if exchange.gone_early or not exchange.complete:
                 exchange.status = GONE
+        elif work.cancelled() and self._service.ended:
+            await exchange.answer(problem(503, ENDED))
         elif work.cancelled():
             limit = self._service.limits.deadline_s
             message = f"no answer within {limit:g} s: send less at once, or try again later"

@@ -58,6 +58,9 @@ class Metrics:
         self.in_progress = Gauge(
             "taskvec_requests_in_progress", "Requests let in", registry=self._registry
         )
+        self.held_bytes = Gauge(
+            "taskvec_body_bytes", "Bodies of requests in progress", registry=self._registry
+        )
 
     def observe(self, facts: Facts, *, status: int, seconds: float) -> None:
         """Count a request that has been answered."""

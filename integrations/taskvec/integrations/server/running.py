@@ -25,6 +25,8 @@ KEEP_ALIVE_S = 75
 # Who has just connected when the server ends has so long to send a request.
 SETTLING_S = 1.0
 TICK_S = 0.05
+# What was cut off at the end has so long to be told so.
+LAST_WORDS_S = 2.0
 ENDING = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -55,12 +57,13 @@ class HttpServer(uvicorn.Server):
             server_header=False,
             proxy_headers=False,
             timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=grace_s,  # type: ignore[arg-type]  # passed to wait_for
+            timeout_graceful_shutdown=grace_s + LAST_WORDS_S,  # type: ignore[arg-type]  # passed to wait_for
         )
         super().__init__(config)
         self._service = app.state.service
         self._socket = listening
         self._drain_s = drain_s
+        self._grace_s = grace_s
         self._on_listening = on_listening
 
     @property
@@ -83,14 +86,18 @@ class HttpServer(uvicorn.Server):
         self._on_listening(self.url)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """End: not ready any more, then deaf, then at rest."""
+        """End: not ready any more, then deaf, then at rest; what is not, is told so."""
         self._service.draining = True
         await self._wait_while(lambda: True, self._drain_s)
         await self._wait_while(lambda: _readable(self._socket), SETTLING_S, tick_s=0)
         for server in self.servers:
             server.close()
         await self._wait_while(self._expects_requests, SETTLING_S)
-        await super().shutdown(sockets)
+        timer = asyncio.get_running_loop().call_later(self._grace_s, self._service.cut_off)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            timer.cancel()
 
     async def _wait_while(
         self, condition: Callable[[], bool], seconds: float, *, tick_s: float = TICK_S

@@ -34,13 +34,15 @@ LONGEST_RETRY_S = 30
 class Limits:
     """What one request may ask, and how many there may be.
 
-    body_bytes: of a request's body. items: texts, or spans of all documents together. tokens: of
-    all texts together, prompts included. requests: in progress at once, wherever they are.
-    deadline_s: from a request's first byte to the first of its reply. pause_s: the longest
-    silence within a request's body, and the longest that a piece of a reply waits for its reader.
+    body_bytes: of a request's body. bodies_bytes: of the bodies of all requests in progress.
+    items: texts, or spans of all documents together. tokens: of all texts together, prompts
+    included. requests: in progress at once, wherever they are. deadline_s: from a request's first
+    byte to the first of its reply. pause_s: the longest silence within a request's body, and the
+    longest that a piece of a reply waits for its reader.
     """
 
     body_bytes: int = 32 << 20
+    bodies_bytes: int = 256 << 20
     items: int = 16_384
     tokens: int = 1 << 20
     requests: int = 256
@@ -53,6 +55,11 @@ class Limits:
             number = isinstance(value, int | float) and not isinstance(value, bool)
             if not number or not 0 < value < math.inf:
                 raise InputError(f"{one.name} is {value!r}: expected a number above 0")
+        if self.bodies_bytes < self.body_bytes:
+            raise InputError(
+                f"bodies_bytes is {self.bodies_bytes}: a single body may have "
+                f"{self.body_bytes} (body_bytes), give as many or more"
+            )
 
 
 @dataclass(frozen=True)
@@ -67,8 +74,9 @@ class Call:
 class Service:
     """One encoder behind HTTP. names: what it is called, the first one first.
 
-    in_progress: requests that have been let in and not been answered. draining: the server is
-    about to end.
+    in_progress: requests that have been let in and not been answered. running: what answers them.
+    held_bytes: of their bodies, as far as these have come. draining: the server is about to end.
+    ended: nothing more is answered.
     """
 
     encoder: Encoder
@@ -76,13 +84,17 @@ class Service:
     limits: Limits
     metrics: Metrics
     in_progress: int = 0
+    held_bytes: int = 0
     draining: bool = False
+    ended: bool = False
+    running: "set[asyncio.Future[None]]" = field(default_factory=set)
     _threads: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(2, thread_name_prefix="taskvec-server")
     )
 
     def __post_init__(self) -> None:
         self.metrics.in_progress.set_function(lambda: self.in_progress)
+        self.metrics.held_bytes.set_function(lambda: self.held_bytes)
 
     def call(self, model: str, task: str | None) -> Call:
         """What `model`, which may be NAME@TASK, and `task` mean together.
@@ -130,6 +142,16 @@ class Service:
             raise InputError(
                 f"input has {count} {what}: a request may have {self.limits.items}, send several"
             )
+
+    def has_room(self, size: int) -> bool:
+        """Whether so many bytes more fit beside the bodies that are held."""
+        return self.held_bytes + size <= self.limits.bodies_bytes
+
+    def cut_off(self) -> None:
+        """Let every request that runs be told that the server ends; to be called on its loop."""
+        self.ended = True
+        for work in self.running:
+            work.cancel()
 
     def retry_after_s(self) -> int:
         """How long what waits in the encoder's queues will take, from 1 to LONGEST_RETRY_S."""

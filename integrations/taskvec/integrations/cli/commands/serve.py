@@ -71,6 +71,7 @@ def _limits(arguments: argparse.Namespace) -> "Limits":
 
     given = {
         "body_bytes": arguments.max_body,
+        "bodies_bytes": arguments.max_bodies,
         "items": arguments.max_items,
         "tokens": arguments.max_tokens,
         "requests": arguments.max_requests,
