@@ -92,6 +92,19 @@ def test_a_server_that_stays_busy_is_given_up(server: Server) -> None:
     assert not server.failures
 
 
+async def test_a_server_that_took_too_long_is_not_asked_again(
+    remote: RemoteEncoder, server: Server
+) -> None:
+    remote.tasks  # noqa: B018 - asks for the model's card
+    server.failures[:] = [504, 504]
+    with pytest.raises(BusyError, match=r"took too long \(504\)"):
+        remote.encode("text")
+    with pytest.raises(BusyError, match="took too long"):
+        await remote.aencode("text")
+    assert not server.failures
+    await remote.aclose()
+
+
 def test_refusals_and_failures_are_told_apart(remote: RemoteEncoder, server: Server) -> None:
     remote.tasks  # noqa: B018 - asks for the model's card
     with pytest.raises(TaskError, match="unknown task 'x'"):

@@ -13,6 +13,8 @@ from llama_index.embeddings.jinaai import JinaEmbedding
 from llama_index.embeddings.openai import OpenAIEmbedding
 
 from taskvec.core import Encoder
+from taskvec.integrations.server import Limits
+from tests.asking import held
 from tests.remote_server import NAME, Server, serving
 
 KEY = "key-of-the-clients-tests"
@@ -70,6 +72,17 @@ async def test_openai_awaited(base: str, encoder: Encoder) -> None:
         calls = (client.embeddings.create(model=NAME, input=[text]) for text in TEXTS * 4)
         replies = await asyncio.gather(*calls)
     close([reply.data[0].embedding for reply in replies], encoder.encode(TEXTS * 4))
+
+
+def test_openai_asks_once_where_the_deadline_was_not_enough(encoder: Encoder) -> None:
+    with (
+        serving(encoder, limits=Limits(deadline_s=0.2)) as server,
+        openai.OpenAI(base_url=f"{server.url}/v1", api_key=KEY) as client,
+        held(encoder),
+    ):
+        with pytest.raises(openai.InternalServerError, match=r"no answer within 0\.2 s"):
+            client.embeddings.create(model=NAME, input="one")
+        assert len(server.seen) == 1
 
 
 def test_openais_errors(base: str) -> None:

@@ -71,11 +71,12 @@ class RemoteEncoder:
         api_key: sent as a bearer token; by default the environment's TASKVEC_API_KEY.
         timeout_s: between two bytes of a reply; more than the server's deadline, 300 s unless
             told otherwise, which ends what takes too long. A connection has CONNECT_S.
-        retries: how often a busy or unreachable server is asked again, with growing pauses.
+        retries: how often a busy or unreachable server is asked again, with growing pauses. One
+            that had no answer within its deadline (504) is not: it would do the work once more.
         batch_size: texts per request; longer lists are split, and so are long texts' lists.
 
     Errors are those of an encoder in this process: InputError for what the server refuses,
-    BusyError when it stays busy, TaskvecError when it cannot be reached or fails.
+    BusyError when it stays busy or takes too long, TaskvecError when it cannot be reached or fails.
 
     Example:
         encoder = RemoteEncoder("http://127.0.0.1:8080")

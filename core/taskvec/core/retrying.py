@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     import httpx
 
 # Busy, or out for a moment. Encoding changes nothing on the server, so asking twice is safe.
-RETRIED = frozenset({429, 502, 503, 504})
+RETRIED = frozenset({429, 502, 503})
+# The whole deadline went by for nothing: asked again, the server would do the same work again.
+LATE = 504
 NOT_FOUND = 404
 REFUSED = frozenset({400, NOT_FOUND, 409, 413, 422})
 FIRST_PAUSE_S = 0.25
@@ -51,6 +53,8 @@ def failure_of(url: str, cause: "httpx.Response | Exception") -> TaskvecError:
     status, detail = cause.status_code, _detail(cause)
     if status in RETRIED:
         return BusyError(f"{url} is busy ({status}): {detail}")
+    if status == LATE:
+        return BusyError(f"{url} took too long ({status}): {detail}")
     if status == NOT_FOUND and url.endswith("/v1"):
         return InputError(f"{url} refused the request ({status}): leave out /v1, it is added")
     if status in REFUSED:

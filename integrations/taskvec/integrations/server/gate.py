@@ -26,6 +26,8 @@ WORK = frozenset({"/v1/embeddings", "/v1/chunks", "/v1/fingerprint"})
 
 OTHER_HOST = "without API keys this server answers to its own machine's names alone"
 ALLOW = "let everybody in with --allow-anonymous"
+# What OpenAI's client takes for an answer to whether it should ask again by itself.
+NOT_AGAIN = {"x-should-retry": "false"}
 ENDED = "the server ends, and this was not answered in time: send it again, or elsewhere"
 
 
@@ -133,7 +135,7 @@ class Gate:
         elif work.cancelled():
             limit = self._service.limits.deadline_s
             message = f"no answer within {limit:g} s: send less at once, or try again later"
-            await exchange.answer(problem(504, message))
+            await exchange.answer(problem(504, message, headers=NOT_AGAIN))
         elif error is not None:
             await exchange.answer(problem(500, UNEXPECTED))
 

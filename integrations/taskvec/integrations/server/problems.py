@@ -31,6 +31,13 @@ UNTOLD = 500  # the first status that is the server's fault
 UNEXPECTED = "the server failed: its log has the reason under this request's x-request-id"
 FAULT = "taskvec"  # type of the faults whose message says it all
 NO_JSON = "send one as application/json"
+# Where pydantic's messages have Python's words for what JSON calls otherwise.
+EXPECTED = {
+    "list_type": "an array",
+    "tuple_type": "an array",
+    "model_type": "an object",
+    "model_attributes_type": "an object",
+}
 LONGEST = 1000  # characters of a message: it may hold what was sent, which may be long
 
 
@@ -86,7 +93,12 @@ def _invalid(error: Mapping[str, Any]) -> Response:
     place = ".".join(path)
     if error["type"] == "extra_forbidden":
         return problem(422, f"unknown field {_printable(place)!r}: leave it out", param=path[0])
-    return problem(422, f"{place}: {_printable(error['msg'])}", param=path[0])
+    return problem(422, f"{place}: {_printable(_said(error))}", param=path[0])
+
+
+def _said(error: Mapping[str, Any]) -> str:
+    expected = EXPECTED.get(error["type"])
+    return f"expected {expected}" if expected else error["msg"].replace("Tuple", "The array", 1)
 
 
 def _short(message: str) -> str:

@@ -1,8 +1,9 @@
 """What clients may send, in the field names of Jina's API and OpenAI's."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias, get_args
 
+import orjson
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -10,6 +11,7 @@ from pydantic import (
     Field,
     StrictBool,
     StrictInt,
+    ValidationInfo,
     WithJsonSchema,
     model_validator,
 )
@@ -23,6 +25,7 @@ IDS_REFUSED = (
     "is a token id: send texts, since each model has token ids of its own (langchain-openai: "
     "check_embedding_ctx_length=False)"
 )
+KINDS = ", ".join(get_args(Kind))
 TEXT_SCHEMA = {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
 TEXTS_SCHEMA = {
     "anyOf": [
@@ -30,6 +33,11 @@ TEXTS_SCHEMA = {
         {"type": "array", "items": {"anyOf": [{"type": "string"}, TEXT_SCHEMA]}},
     ]
 }
+# What JSON calls what Python has of it.
+JSON_NAMES = {
+    type(None): "null", bool: "a boolean", int: "a number", float: "a number", str: "a text",
+    list: "an array", dict: "an object",
+}  # fmt: skip
 Model: TypeAlias = Annotated[str, Field(description="a served model, or NAME@TASK")]
 
 
@@ -42,7 +50,8 @@ def _read_texts(value: object) -> list[str]:
 def _read_text(value: object, place: str) -> str:
     if isinstance(value, Mapping):
         if list(value) != ["text"]:
-            raise _fault(f"{place} has the fields {sorted(value)}: expected 'text' alone")
+            given = orjson.dumps(sorted(value)).decode()
+            raise _fault(f'{place} has the fields {given}: expected "text" alone')
         value, place = value["text"], f"{place}.text"
     if isinstance(value, str):
         return clean(value)
@@ -50,7 +59,14 @@ def _read_text(value: object, place: str) -> str:
         value, place = value[0], f"{place}[0]"
     if isinstance(value, int) and not isinstance(value, bool):
         raise _fault(f"{place} {IDS_REFUSED}")
-    raise _fault(f"{place} is {type(value).__name__}: expected a text, or {{'text': …}}")
+    given = JSON_NAMES.get(type(value), type(value).__name__)
+    raise _fault(f'{place} is {given}: expected a text, or {{"text": …}}')
+
+
+def _read_kind(value: object, info: ValidationInfo) -> object:
+    if isinstance(value, list):
+        raise _fault(f"{info.field_name} is an array: a reply has one form, give one of {KINDS}")
+    return value
 
 
 def _fault(message: str) -> PydanticCustomError:
@@ -65,6 +81,7 @@ def _cleaned(value: object) -> object:
 
 
 CleanText: TypeAlias = Annotated[str, BeforeValidator(_cleaned)]
+Form: TypeAlias = Annotated[Kind | None, BeforeValidator(_read_kind)]
 
 
 class Vectors(BaseModel):
@@ -75,7 +92,7 @@ class Vectors(BaseModel):
     model: Model
     task: str | None = Field(None, description="default: the model's own weights, no LoRA")
     dimensions: StrictInt | None = Field(None, description="default: the model's full dim")
-    embedding_type: Kind | None = Field(None, description="default: float")
+    embedding_type: Form = Field(None, description="default: float")
     normalized: StrictBool | None = Field(
         None, description="true at most: all vectors have unit length"
     )
@@ -103,8 +120,8 @@ class EmbeddingsRequest(Vectors):
     truncate: StrictBool | None = Field(
         None, description="cut texts beyond the context, instead of refusing them"
     )
-    encoding_format: Kind | None = Field(None, description="OpenAI's name for embedding_type")
-    encoding_type: Kind | None = Field(None, description="another name for embedding_type")
+    encoding_format: Form = Field(None, description="OpenAI's name for embedding_type")
+    encoding_type: Form = Field(None, description="another name for embedding_type")
 
     @model_validator(mode="after")
     def _check_kinds(self) -> Self:

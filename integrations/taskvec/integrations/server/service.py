@@ -104,7 +104,9 @@ class Service:
         """
         name, marked, own = model.partition("@") if model not in self.names else (model, "", "")
         if name not in self.names:
-            raise HTTPException(404, f"unknown model {model!r}: this server has {self.names}")
+            raise HTTPException(
+                404, f"unknown model {model!r}: this server has {', '.join(self.names)}"
+            )
         of_model = self.task(own) if marked else None
         asked = self.task(task)
         if of_model is not None and asked is not None and of_model != asked:
