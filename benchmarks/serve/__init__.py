@@ -1,0 +1,1 @@
+"""`taskvec serve` under load: beside the encoder in process, beside other servers, and for long."""
