@@ -110,6 +110,18 @@ def test_usage_counts_prompts_and_what_was_read(client: httpx.Client, encoder: E
     assert used(input=["file " * 900] * 2, late_chunking=True) == 1803
 
 
+def test_tokens_are_told_of_each_text_if_asked(client: httpx.Client, encoder: Encoder) -> None:
+    texts = [*TEXTS, "file " * 5000]
+    for task in (None, "retrieval.query"):
+        reply = post(client, input=texts, task=task, truncate=True, token_counts=True).json()
+        want = [*encoder.count_tokens(TEXTS, task=task), encoder.max_tokens]
+        assert [one["tokens"] for one in reply["data"]] == want
+        assert reply["usage"]["total_tokens"] == sum(want)
+    assert post(client, input=[], token_counts=True).json()["data"] == []
+    [one] = post(client, input="one", token_counts=False).json()["data"]
+    assert set(one) == {"object", "index", "embedding"}
+
+
 def test_late_chunking_reads_all_inputs_as_one_document(
     client: httpx.Client, encoder: Encoder
 ) -> None:
@@ -164,6 +176,7 @@ REFUSED = [
     ),
     ({"input": "one", "encoding_format": ["float"]}, "encoding_format is an array"),
     ({"input": "one", "embedding_type": "float", "encoding_format": "base64"}, "one setting"),
+    ({"input": "one", "token_counts": True, "late_chunking": True}, "all inputs are read as one"),
     ({"input": "one", "normalized": False}, "all vectors have unit length"),
 ]
 

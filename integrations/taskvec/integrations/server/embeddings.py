@@ -1,6 +1,7 @@
 """`POST /v1/embeddings`: texts in, vectors out, as Jina's and OpenAI's clients expect them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import repeat
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -26,17 +27,24 @@ async def embeddings(body: EmbeddingsRequest, request: Request) -> Response:
     dim = check_dim(body.dimensions, service.encoder.dims)
     facts: Facts = request.state.facts
     encode = _late if body.late_chunking else _each
-    vectors, tokens = await encode(service, body, call, dim, facts)
-    return listing(call.model, vectors, body.kind, tokens)
+    vectors, counts = await encode(service, body, call, dim, facts)
+    told = counts if body.token_counts else ()
+    return listing(call.model, vectors, body.kind, sum(counts), told)
 
 
-def listing(model: str, vectors: Array, kind: Kind, tokens: int) -> Response:
-    """The reply that holds vectors (B, dim)."""
+def listing(
+    model: str, vectors: Array, kind: Kind, tokens: int, counts: Sequence[int] = ()
+) -> Response:
+    """The reply that holds vectors (B, dim), and the counts of each text's tokens, if any."""
     items = (
-        item(vector, kind, {"object": "embedding", "index": index})
-        for index, vector in enumerate(vectors)
+        item(vector, kind, {"object": "embedding", "index": index, **told})
+        for index, (vector, told) in enumerate(zip(vectors, _told(counts), strict=False))
     )
     return Listing({"model": model, "usage": usage(tokens)}, separated(items))
+
+
+def _told(counts: Sequence[int]) -> Iterator[dict[str, int]]:
+    return ({"tokens": count} for count in counts) if counts else repeat({})
 
 
 def usage(tokens: int) -> dict[str, int]:
@@ -46,7 +54,7 @@ def usage(tokens: int) -> dict[str, int]:
 
 async def _each(
     service: Service, body: EmbeddingsRequest, call: Call, dim: int, facts: Facts
-) -> tuple[Array, int]:
+) -> tuple[Array, list[int]]:
     counts = await service.counts(body.input, call.task)
     limit = service.encoder.max_tokens
     if not body.truncate:
@@ -56,7 +64,8 @@ async def _each(
                     f"input[{number}] has {count} tokens, the context holds {limit}: send less, or "
                     "truncate=true, or chunks with late_chunking=true"
                 )
-    tokens = sum(min(count, limit) for count in counts)
+    counts = [min(count, limit) for count in counts]
+    tokens = sum(counts)
     lane = lane_of(call.task, tokens)
     facts.fill(call.task, lane, texts=len(body.input), tokens=tokens)
     # A lone text, if it is short, is tokenized without the way to a thread.
@@ -65,20 +74,20 @@ async def _each(
         vectors = await service.encoder.aencode(
             texts, task=call.task, dim=dim, lane=lane, wait=False
         )
-    return vectors.reshape(-1, dim), tokens
+    return vectors.reshape(-1, dim), counts
 
 
 async def _late(
     service: Service, body: EmbeddingsRequest, call: Call, dim: int, facts: Facts
-) -> tuple[Array, int]:
+) -> tuple[Array, list[int]]:
     document, spans = join_chunks(body.input)
-    tokens = sum(await service.counts([document], call.task)) if spans else 0
-    facts.fill(call.task, "bulk", texts=len(spans), tokens=tokens)
+    counts = await service.counts([document], call.task) if spans else []
+    facts.fill(call.task, "bulk", texts=len(spans), tokens=sum(counts))
     with encode_span(facts):
         vectors = await service.encoder.aencode_chunks(
             document, spans, task=call.task, dim=dim, wait=False
         )
-    return vectors, tokens
+    return vectors, counts
 
 
 def join_chunks(chunks: Sequence[str]) -> tuple[str, list[Span]]:

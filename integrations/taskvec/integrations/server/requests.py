@@ -120,6 +120,9 @@ class EmbeddingsRequest(Vectors):
     truncate: StrictBool | None = Field(
         None, description="cut texts beyond the context, instead of refusing them"
     )
+    token_counts: StrictBool | None = Field(
+        None, description="send each text's number of tokens with its vector, as `tokens`"
+    )
     encoding_format: Form = Field(None, description="OpenAI's name for embedding_type")
     encoding_type: Form = Field(None, description="another name for embedding_type")
 
@@ -129,6 +132,15 @@ class EmbeddingsRequest(Vectors):
         if len(kinds) > 1:
             raise _fault(
                 "embedding_type, encoding_format and encoding_type are one setting: give one"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_counts(self) -> Self:
+        if self.token_counts and self.late_chunking:
+            raise _fault(
+                "token_counts is true, but with late_chunking all inputs are read as one: leave it "
+                "out, and see usage"
             )
         return self
 
