@@ -10,6 +10,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 CONSTRAINTS = ROOT / "constraints.txt"
 MODULES = ("taskvec/core/py.typed", "taskvec/adapters/py.typed", "taskvec/integrations/py.typed")
+PLAYGROUND_FILES = ("page.html", "page.css", "asking.js", "snippets.js", "showing.js", "page.js")
+PLAYGROUND = tuple(f"taskvec/integrations/server/playground/{name}" for name in PLAYGROUND_FILES)
 STARTER_FILES = ("model.safetensors", "tokenizer.json", "LICENSE", "NOTICE", "README.md")
 STARTER = tuple(f"taskvec/core/starter/{name}" for name in STARTER_FILES)
 MAX_STARTER_BYTES = 40_000_000
@@ -48,7 +50,7 @@ def check_contents(wheel: Path) -> None:
     """All three source roots are in the wheel, and `taskvec` stays a namespace package."""
     contents = zipfile.ZipFile(wheel)
     names = contents.namelist()
-    missing = [name for name in (*MODULES, *STARTER) if name not in names]
+    missing = [name for name in (*MODULES, *PLAYGROUND, *STARTER) if name not in names]
     if missing or "taskvec/__init__.py" in names:
         sys.exit(f"{wheel.name}: missing {missing}, or taskvec/__init__.py is in it")
     packed = sum(info.compress_size for info in contents.infolist() if "/starter/" in info.filename)

@@ -39,6 +39,11 @@ def add_serve(commands: Commands) -> None:
         action="store_true",
         help="let everybody in who can reach HOST, also from other machines and by any name",
     )
+    parser.add_argument(
+        "--playground",
+        action="store_true",
+        help="serve a page to try the model on, at /playground",
+    )
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:*, … (default: auto)")
     parser.add_argument("--dtype", default="auto", help="float32, bfloat16, … (default: auto)")
     _add_limits(parser)

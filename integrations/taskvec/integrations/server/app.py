@@ -11,6 +11,7 @@ from taskvec.integrations.server import cards, chunks, embeddings
 from taskvec.integrations.server.gate import Gate
 from taskvec.integrations.server.keys import Keys
 from taskvec.integrations.server.metrics import Metrics
+from taskvec.integrations.server.playground import page
 from taskvec.integrations.server.problems import add_handlers
 from taskvec.integrations.server.service import Limits, Service
 
@@ -34,6 +35,7 @@ def create_app(
     keys: Sequence[str] = (),
     limits: Limits | None = None,
     hosts: Sequence[str] = (),
+    playground: bool = False,
 ) -> FastAPI:
     """An ASGI application that serves an encoder, for any ASGI server.
 
@@ -44,6 +46,7 @@ def create_app(
         limits: what a request may ask.
         hosts: names that requests may be for, beside addresses; none allows any. It keeps out
             pages whose own name has been made to lead to this machine.
+        playground: serve a page to try the model on at `/playground`.
 
     `app.state.service.draining = True` lets it refuse readiness and close connections.
     Raises InputError for a name or key that is none.
@@ -57,6 +60,9 @@ def create_app(
     app.state.service = service
     for module in (embeddings, chunks, cards):
         app.include_router(module.router)
+    if playground:
+        app.include_router(page.router)
     add_handlers(app)
-    app.add_middleware(Gate, service=service, keys=Keys(keys), hosts=hosts)
+    pages = page.PATHS if playground else ()
+    app.add_middleware(Gate, service=service, keys=Keys(keys), hosts=hosts, pages=pages)
     return app

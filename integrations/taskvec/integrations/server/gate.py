@@ -20,7 +20,7 @@ from taskvec.integrations.server.tracing import describe, request_span
 OPEN = frozenset({"/healthz", "/readyz"})
 ROUTES = frozenset({
     "/v1/embeddings", "/v1/chunks", "/v1/models", "/v1/fingerprint", "/healthz", "/readyz",
-    "/metrics", "/openapi.json",
+    "/metrics", "/openapi.json", "/", "/playground",
 })  # fmt: skip
 WORK = frozenset({"/v1/embeddings", "/v1/chunks", "/v1/fingerprint"})
 
@@ -35,12 +35,20 @@ class Gate:
     """ASGI middleware: lets requests in, and sees to it that each ends."""
 
     def __init__(
-        self, app: ASGIApp, *, service: Service, keys: Keys, hosts: Collection[str] = ()
+        self,
+        app: ASGIApp,
+        *,
+        service: Service,
+        keys: Keys,
+        hosts: Collection[str] = (),
+        pages: Collection[str] = (),
     ) -> None:
+        """pages: routes that ask for no key, beside OPEN."""
         self._app = app
         self._hosts = hosts
         self._service = service
         self._keys = keys
+        self._open = OPEN.union(pages)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, and write its line into the log and the metrics."""
@@ -84,7 +92,7 @@ class Gate:
             return problem(503, ENDED)
         if self._hosts and not is_for(exchange.header(b"host"), self._hosts):
             return problem(421, f"{OTHER_HOST}: use its address, give API keys, or {ALLOW}")
-        if self._keys and facts.route not in OPEN:
+        if self._keys and facts.route not in self._open:
             facts.key = self._keys.find(exchange.header(b"authorization"))
             if facts.key is None:
                 message = "no valid API key: send one as `Authorization: Bearer KEY`"

@@ -149,6 +149,7 @@ def serve(
     limits: Limits | None = None,
     drain_s: float = 0.0,
     grace_s: float = 30.0,
+    playground: bool = False,
 ) -> None:
     """Serve an encoder over HTTP until SIGTERM or Ctrl-C, and then answer what has been sent.
 
@@ -162,12 +163,15 @@ def serve(
         limits: as for `create_app`.
         drain_s: as for `HttpServer`.
         grace_s: as for `HttpServer`.
+        playground: as for `create_app`.
 
     Raises InputError where it cannot or must not listen.
     """
     public = bool(keys) or allow_anonymous
     hosts = local_names(host, public=public)
-    app = create_app(encoder, names=names, keys=keys, limits=limits, hosts=hosts)
+    app = create_app(
+        encoder, names=names, keys=keys, limits=limits, hosts=hosts, playground=playground
+    )
     listening = open_socket(host, port, public=public)
     HttpServer(app, listening, drain_s=drain_s, grace_s=grace_s).serve_until_told()
 

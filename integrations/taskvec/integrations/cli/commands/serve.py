@@ -32,13 +32,16 @@ def run(arguments: argparse.Namespace) -> int:
     with listening, logging_to_stderr(arguments.log_level), _loaded(arguments) as encoder:
         hosts = local_names(arguments.host, public=public)
         limits = _limits(arguments)
-        app = create_app(encoder, names=names, keys=keys, limits=limits, hosts=hosts)
+        page = arguments.playground
+        app = create_app(
+            encoder, names=names, keys=keys, limits=limits, hosts=hosts, playground=page
+        )
         HttpServer(
             app,
             listening,
             drain_s=DRAIN_S if arguments.drain is None else arguments.drain,
             grace_s=GRACE_S if arguments.grace is None else arguments.grace,
-            on_listening=lambda url: _say(f"serving {names[0]!r} at {url}/v1, Ctrl-C ends it"),
+            on_listening=lambda url: _say_where(names[0], url, playground=page),
         ).serve_until_told()
     return 0
 
@@ -81,6 +84,8 @@ def _limits(arguments: argparse.Namespace) -> "Limits":
     return Limits(**{name: value for name, value in given.items() if value is not None})
 
 
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
+def _say_where(name: str, url: str, *, playground: bool) -> None:
+    sys.stdout.write(f"serving {name!r} at {url}/v1, Ctrl-C ends it\n")
+    if playground:
+        sys.stdout.write(f"try it at {url}/playground\n")
     sys.stdout.flush()
