@@ -122,3 +122,10 @@ def test_the_last_layers_learn_and_the_others_stay(
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert losses[-1] < losses[0] * 0.8
     assert len(trainer.memory) == 2
+
+    taught = {name: value.clone() for name, value in body.state_dict().items()}
+    trainer.soften(0.75)
+    for name, value in body.state_dict().items():
+        torch.testing.assert_close(value, 0.25 * before[name] + 0.75 * taught[name])
+    trainer.soften(0)
+    assert all(torch.equal(value, before[name]) for name, value in body.state_dict().items())

@@ -1,6 +1,5 @@
 """The body's last stage: its first dims learn to rank as all of them do.
 
-The LoRAs, which were trained before it, go on top of it as they are: it changes the vectors little.
 Its rotary positions are those that are served.
 """
 
@@ -18,6 +17,7 @@ from taskvec.integrations.train.runs import LossPlot, last_checkpoint
 STEPS = 700
 PAIRS = 32
 FIRST_LAYER = 8
+STRENGTH = 0.8
 MAX_TOKENS = 96
 MEMORY = 32
 # The smaller a prefix is, the more it has to learn, and the more that costs all dims.
@@ -51,5 +51,6 @@ def teach_prefixes(start: Path, pairs: Sequence[Path], folder: Path, seed: int) 
         callbacks=[LossPlot(run)],
     )
     trainer.train(resume_from_checkpoint=last_checkpoint(run))
+    trainer.soften(STRENGTH)
     write_body(body, start, out)
     return out

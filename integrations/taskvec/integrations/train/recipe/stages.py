@@ -94,7 +94,7 @@ class Recipe:
 
     @cached_property
     def prefixed(self) -> Path:
-        """The last stage, of the body alone: its first dims learn to rank as all of them do."""
+        """The body's last stage: its first dims learn to rank as all of them do."""
         return teach_prefixes(self.paired, self._pairs, self.folder / "prefixes", self.seed)
 
     @cached_property
@@ -107,7 +107,10 @@ class Recipe:
         done = {task: out / lora_folder(task) for task in RUNS[name]}
         if all(folder.exists() for folder in done.values()):
             return done
-        told = {"name": name, "model": str(self.paired), "out": out, "seed": self.seed}
+        # Those of scores and labels are anchored to what the body knew before its last stage, which
+        # changes it little, and go on top of it as they are.
+        body = self.prefixed if name == QUERY else self.paired
+        told = {"name": name, "model": str(body), "out": out, "seed": self.seed}
         given = {**TASK, **OWN[name], **told, **self._task(name)}
         return train_task(read_settings(TaskSettings, None, given))
 
