@@ -8,7 +8,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --d
 SOURCES := core adapters integrations tests examples benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-matrix lint types unit wheel bench bench-full bench-postgres bench-qdrant starter starter-figures clean
+.PHONY: help demo test test-all test-matrix lint types unit wheel bench bench-full bench-postgres bench-qdrant bench-serve starter starter-figures clean
 DEVICE ?= cpu
 # More of the command line, such as `make bench BENCH='--only A,E --isa avx512_core_bf16'`.
 BENCH ?=
@@ -53,6 +53,9 @@ bench-postgres: $(VENV)/bench  ## what a Postgres column that embeds itself cost
 
 bench-qdrant: $(VENV)/bench  ## recall of Qdrant's searches in stages; encodes 24 000 passages once
 	$(BIN)/python -m benchmarks.qdrant_recall
+
+bench-serve: $(VENV)/bench  ## taskvec serve under load, beside other servers, and for long
+	$(BIN)/python -m benchmarks.serve $(BENCH)
 
 starter: $(VENV)/dev  ## train the packaged model anew, some hours
 	$(BIN)/python -m taskvec.integrations.train.recipe --work build/recipe --out build/starter

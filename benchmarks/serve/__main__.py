@@ -1,6 +1,7 @@
 """`python -m benchmarks.serve`: taskvec's server under load, beside peers, and for long."""
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack, closing
@@ -31,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(str(error))
         return 1
     (given.out / "report.md").write_text(report.markdown(made) + "\n")
+    (given.out / "report.json").write_text(json.dumps(report.as_json(made)) + "\n")
     print(report.markdown(made))
     return 0 if made.kept else 1
 
@@ -117,8 +119,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--size", choices=SIZES, default="starter", help="default: %(default)s")
     parser.add_argument("--dtype", default="float32", help="of load and lanes (default: float32)")
     parser.add_argument("--threads", type=int, help="of each server; its CPUs by default")
-    parser.add_argument("--server-cpus", type=_numbers, default=(), metavar="N,…", help="all")
-    parser.add_argument("--client-cpus", type=_numbers, default=(), metavar="N,…", help="all")
+    parser.add_argument(
+        "--server-cpus", type=_cpus, default=(), metavar="N,N-N,…", help="all by default"
+    )
+    parser.add_argument(
+        "--client-cpus", type=_cpus, default=(), metavar="N,N-N,…", help="all by default"
+    )
     parser.add_argument(
         "--infinity", type=Path, metavar="FILE",
         help="`infinity_emb` of an environment that has infinity-emb, to measure against it too",
@@ -138,6 +144,16 @@ def _numbers(text: str) -> tuple[int, ...]:
     if not all(part.isdecimal() for part in text.split(",")):
         raise argparse.ArgumentTypeError(f"{text!r}: use whole numbers with commas between")
     return tuple(map(int, text.split(",")))
+
+
+def _cpus(text: str) -> tuple[int, ...]:
+    """Numbers and ranges, such as 0-3,6."""
+    ranges = [part.partition("-") for part in text.split(",")]
+    if not all(low.isdecimal() and (not dash or high.isdecimal()) for low, dash, high in ranges):
+        raise argparse.ArgumentTypeError(f"{text!r}: use numbers of CPUs, such as 0-3,6")
+    return tuple(
+        number for low, _, high in ranges for number in range(int(low), int(high or low) + 1)
+    )
 
 
 def _folder(text: str) -> Path:

@@ -18,7 +18,8 @@ from benchmarks.workloads import TASKS, near_lengths, texts
 
 CLIENTS = 16
 SAMPLE, TOLD = 500, 10_000  # requests
-WARM_UP = 0.2  # of the requests
+# Of the requests. An allocator takes memory in steps, which come late for few requests.
+WARM_UP = 0.5
 # MiB by 10 000 requests: ten bytes a request.
 LEAK = 0.1
 MIB = 1 << 20
@@ -42,13 +43,17 @@ class Memory:
     faults: Counter[str] = field(default_factory=Counter)
 
     @property
+    def warm(self) -> int:
+        """The first sample after the warm-up."""
+        return int(len(self.mib) * WARM_UP)
+
+    @property
     def growth(self) -> tuple[float, float]:
         """MiB by 10 000 requests after the warm-up: least squares, and twice its standard error.
 
         Samples of one process hang together, so the true error is larger.
         """
-        first = int(len(self.mib) * WARM_UP)
-        x, y = np.array(self.requests[first:]) / 1e4, np.array(self.mib[first:])
+        x, y = np.array(self.requests[self.warm :]) / 1e4, np.array(self.mib[self.warm :])
         (slope, _), covariance = np.polyfit(x, y, 1, cov=True)
         return float(slope), 2 * float(np.sqrt(covariance[0, 0]))
 

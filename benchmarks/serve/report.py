@@ -1,7 +1,8 @@
 """What was found, as Markdown."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from benchmarks import machine
 from benchmarks.report import table
@@ -11,6 +12,7 @@ from benchmarks.serve.load import Load
 from benchmarks.serve.memory import LEAK, TOLD, Memory
 from benchmarks.serve.mix import SHARES
 from benchmarks.serve.peers import Round
+from benchmarks.serve.preparing import TINY
 
 MS = 1e3
 
@@ -45,6 +47,18 @@ def head(model: str, dtype: str, threads: int, cpus: str) -> list[str]:
         f"Model: {model}, {dtype}, {threads} threads. {cpus}",
         f"{machine_}, Python {described['python']}, {named}.",
     ]
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """Every single time and sample behind the report."""
+    parts: dict[str, Any] = {"head": report.head, "failures": report.failures}
+    for name in ("lanes", "memory"):
+        if found := getattr(report, name):
+            parts[name] = asdict(found)
+    if report.load:
+        answers = [(a.kind, a.seconds, a.waited, a.busy, a.tokens) for a in report.load.answers]
+        parts["load"] = vars(report.load) | {"answers": answers}
+    return parts | {"peers": [asdict(one) for one in report.peers]}
 
 
 def markdown(report: Report) -> str:
@@ -112,6 +126,7 @@ def _peers(rounds: Sequence[Round]) -> str:
 def _memory(memory: Memory | None) -> str:
     assert memory  # noqa: S101
     slope, error = memory.growth
+    low, high = min(memory.mib[memory.warm :]), max(memory.mib[memory.warm :])
     rows = [
         [f"{number:,}", f"{mib:.1f} MiB"]
         for number, mib in zip(memory.requests, memory.mib, strict=True)
@@ -123,8 +138,8 @@ def _memory(memory: Memory | None) -> str:
     )
     faults = "; ".join(f"{count} times {fault}" for fault, count in memory.faults.items())
     verdict = (
-        f"Requests: {told}; faults: {faults or 'none'}.\n"
-        f"After the first fifth the process grows by {slope:+.3f} ± {error:.3f} MiB in 10,000 "
-        f"requests ({'' if memory.kept else 'NOT '}within {LEAK})."
+        f"A model of {TINY.title}, float32. Requests: {told}; faults: {faults or 'none'}.\n"
+        f"In the second half the process grows by {slope:+.3f} ± {error:.3f} MiB in 10,000 "
+        f"requests ({'' if memory.kept else 'NOT '}within {LEAK}): {low:.1f} to {high:.1f} MiB."
     )
     return verdict + "\n\n" + table(["requests", "resident"], rows)

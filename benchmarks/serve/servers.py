@@ -12,6 +12,7 @@ from pathlib import Path
 
 import httpx
 
+from benchmarks.options import TUNED_MALLOC
 from benchmarks.worker import ROOT
 
 START_S, END_S = 300.0, 60.0
@@ -52,12 +53,16 @@ class Running:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a server is started. health: where it answers once it is up."""
+    """How a server is started. health: where it answers once it is up.
+
+    environment: variables beside those that all have.
+    """
 
     title: str
     command: Sequence[str]
     port: int
     health: str = "/healthz"
+    environment: Mapping[str, str] = field(default_factory=dict)
     body: Mapping[str, str] = field(default_factory=lambda: {"model": NAME})
 
     @property
@@ -79,7 +84,8 @@ def wrapper(merged: Path) -> Recipe:
     """sentence-transformers behind FastAPI, see `benchmarks.serve.wrapper`."""
     port = free_port()
     command = [sys.executable, "-m", "benchmarks.serve.wrapper", str(merged), str(port)]
-    return Recipe("sentence-transformers + FastAPI", command, port)
+    title = "sentence-transformers + FastAPI"
+    return Recipe(title, command, port, environment=TUNED_MALLOC)
 
 
 def infinity(program: Path, folder: Path) -> Recipe:
@@ -89,7 +95,7 @@ def infinity(program: Path, folder: Path) -> Recipe:
     ways = ["--engine", "torch", "--device", "cpu", "--url-prefix", "/v1", "--no-model-warmup"]
     listen = ["--host", HOST, "--port", str(port), "--log-level", "warning"]
     command = [str(program), "v2", *model, *ways, *listen]
-    return Recipe("infinity-emb", command, port, "/health")
+    return Recipe("infinity-emb", command, port, "/health", TUNED_MALLOC)
 
 
 def free_port() -> int:
@@ -102,9 +108,11 @@ def free_port() -> int:
 @contextmanager
 def pinned(cpus: Collection[int]) -> Iterator[None]:
     """This process, and those that it starts meanwhile, on some CPUs; none leaves all as it is."""
+    if not cpus:
+        yield
+        return
     former = os.sched_getaffinity(0)
-    if cpus:
-        os.sched_setaffinity(0, cpus)
+    os.sched_setaffinity(0, cpus)
     try:
         yield
     finally:
@@ -120,7 +128,7 @@ def running(recipe: Recipe, place: Place) -> Iterator[Running]:
         process = subprocess.Popen(
             recipe.command,
             cwd=ROOT,
-            env=place.environment,
+            env={**place.environment, **recipe.environment},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

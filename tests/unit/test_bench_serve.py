@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import json
 import os
 import warnings
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from sentence_transformers import SentenceTransformer
 from starlette.testclient import TestClient
 
 from benchmarks.serve import lanes, load, memory, mix, peers, report, servers, wrapper
-from benchmarks.serve.__main__ import main
+from benchmarks.serve.__main__ import _parse, main
 from benchmarks.serve.asking import FaultError, ask, connections
 from benchmarks.serve.memory import Memory
 from benchmarks.serve.preparing import TINY, Maker, Model
@@ -96,6 +97,7 @@ def test_load_counts_what_was_served_and_the_encoder_does_alone(
     found.alone = load.Alone(model.folder, "float32").tokens_s(requests, 0.2)
     told = report.markdown(Report(["head"], load=found))
     assert "faults: none" in told
+    assert len(json.loads(json.dumps(report.as_json(Report([], load=found))))["load"]["answers"])
     assert f"**{found.tokens_s / found.alone:.2f}** of it" in told
 
 
@@ -162,6 +164,7 @@ def test_memory_counts_what_each_request_came_to(
     assert found.answers[0] == 400 // memory.GONE
     assert found.answers[422] > found.answers[404] > 0
     assert len(found.mib) == 20
+    assert report.as_json(Report([], memory=found))["memory"]["requests"][-1] == 400
 
 
 def test_a_server_that_does_not_start_says_why(tmp_path: Path) -> None:
@@ -186,7 +189,18 @@ def test_peers_have_the_encoders_weights(model: Model) -> None:
     np.testing.assert_allclose([one["embedding"] for one in data], want, atol=1e-5)
 
 
-@pytest.mark.parametrize("arguments", [["--only", "speed"], ["--concurrency", "1,x"]])
+def test_cpus_come_as_numbers_and_ranges() -> None:
+    [cpu, *_] = own = sorted(os.sched_getaffinity(0))
+    given = _parse(["--server-cpus", f"{cpu}-{cpu + 2},9", "--client-cpus", str(cpu)])
+    assert given.server_cpus == (cpu, cpu + 1, cpu + 2, 9)
+    with servers.pinned(given.client_cpus):
+        assert os.sched_getaffinity(0) == {cpu}
+    assert sorted(os.sched_getaffinity(0)) == own
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--only", "speed"], ["--concurrency", "1,x"], ["--server-cpus", "0-"]]
+)
 def test_what_cannot_be_measured_is_refused(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
