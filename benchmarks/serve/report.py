@@ -54,7 +54,7 @@ def as_json(report: Report) -> dict[str, Any]:
     parts: dict[str, Any] = {"head": report.head, "failures": report.failures}
     for name in ("lanes", "memory"):
         if found := getattr(report, name):
-            parts[name] = asdict(found)
+            parts[name] = vars(found)
     if report.load:
         answers = [(a.kind, a.seconds, a.waited, a.busy, a.tokens) for a in report.load.answers]
         parts["load"] = vars(report.load) | {"answers": answers}

@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 
 from benchmarks.serve import lanes, load, memory, mix, peers, report, servers, wrapper
 from benchmarks.serve.__main__ import _parse, main
-from benchmarks.serve.asking import FaultError, ask, connections
+from benchmarks.serve.asking import Answer, FaultError, ask, connections
 from benchmarks.serve.memory import Memory
 from benchmarks.serve.preparing import TINY, Maker, Model
 from benchmarks.serve.report import Report
@@ -47,8 +47,8 @@ def running(server: Server) -> Running:
     return Running("taskvec", server.url, f"{server.url}/v1/embeddings", 0, {"model": NAME})
 
 
-def asked(running: Running, **body: object) -> object:
-    async def send() -> object:
+def asked(running: Running, **body: object) -> Answer:
+    async def send() -> Answer:
         async with connections() as session:
             return await ask(session, running.url, {"model": NAME, **body}, "query")
 
@@ -79,7 +79,7 @@ def test_whatever_else_is_a_fault(
 
 
 def test_the_mix_is_the_same_for_a_seed_and_has_all_kinds() -> None:
-    def drawn(seed: int) -> list[object]:
+    def drawn(seed: int) -> list[tuple[str, mix.Body]]:
         return list(itertools.islice(mix.Mix().requests(seed), 200))
 
     assert drawn(1) == drawn(1) != drawn(2)
@@ -118,6 +118,7 @@ def test_lanes_measures_both_and_what_bulk_work_does(
     assert found.bulk_tokens_s > 0
     assert 0 < found.pass_s < 30
     assert "p95 of a query" in report.markdown(Report([], lanes=found))
+    assert json.dumps(report.as_json(Report([], lanes=found)))
 
 
 def test_peers_are_compared_by_turns_and_only_with_the_same_vectors(
@@ -130,6 +131,7 @@ def test_peers_are_compared_by_turns_and_only_with_the_same_vectors(
     assert all(one.requests_s > 0 for one in rounds)
     shown = report.markdown(Report([], peers=rounds))
     assert f"{rounds[0].requests_s / rounds[1].requests_s:.2f}" in shown
+    assert json.dumps(report.as_json(Report([], peers=rounds)))
     other = Running("other", running.base, running.url, 0, {"model": f"{NAME}@separation"})
     with pytest.raises(peers.UnlikeError, match="vectors of other differ from taskvec's"):
         peers.run([running, other], [1], 0.1)
@@ -164,7 +166,9 @@ def test_memory_counts_what_each_request_came_to(
     assert found.answers[0] == 400 // memory.GONE
     assert found.answers[422] > found.answers[404] > 0
     assert len(found.mib) == 20
-    assert report.as_json(Report([], memory=found))["memory"]["requests"][-1] == 400
+    written = json.loads(json.dumps(report.as_json(Report([], memory=found))))["memory"]
+    assert written["requests"][-1] == 400
+    assert written["answers"]["200"] == found.answers[200]
 
 
 def test_a_server_that_does_not_start_says_why(tmp_path: Path) -> None:
