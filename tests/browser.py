@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from selenium import webdriver
+from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
@@ -25,22 +26,37 @@ SWITCHES = (
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )  # fmt: skip
 WAIT_S = 60
+STARTS = 3
 
 
 @contextmanager
 def chromium() -> Iterator[webdriver.Chrome]:
     """One with an empty profile, for the time of the block."""
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(CHROMIUM)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    with TemporaryDirectory(prefix="taskvec-", ignore_cleanup_errors=True) as profile:
-        for switch in (*SWITCHES, f"--user-data-dir={profile}"):
-            options.add_argument(switch)
-        driver = webdriver.Chrome(options=options, service=Service(str(DRIVER)))
+    with TemporaryDirectory(prefix="taskvec-", ignore_cleanup_errors=True) as folder:
+        driver = _started(Path(folder))
         try:
             yield driver
         finally:
             driver.quit()
+
+
+def _started(folder: Path) -> webdriver.Chrome:
+    """One that runs: on a busy machine a start can take longer than its driver waits for it."""
+    for number in range(1, STARTS):
+        try:
+            return _start(folder / f"{number}")
+        except WebDriverException:
+            continue
+    return _start(folder / f"{STARTS}")
+
+
+def _start(profile: Path) -> webdriver.Chrome:
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(CHROMIUM)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    for switch in (*SWITCHES, f"--user-data-dir={profile}"):
+        options.add_argument(switch)
+    return webdriver.Chrome(options=options, service=Service(str(DRIVER)))
 
 
 class Page:
