@@ -117,6 +117,9 @@ def test_tokens_are_told_of_each_text_if_asked(client: httpx.Client, encoder: En
         want = [*encoder.count_tokens(TEXTS, task=task), encoder.max_tokens]
         assert [one["tokens"] for one in reply["data"]] == want
         assert reply["usage"]["total_tokens"] == sum(want)
+    coded = {"model": f"{NAME}@retrieval.query", "encoding_format": "base64", "dimensions": 8}
+    reply = post(client, input=TEXTS, token_counts=True, **coded).json()
+    assert [one["tokens"] for one in reply["data"]] == want[:-1]
     assert post(client, input=[], token_counts=True).json()["data"] == []
     [one] = post(client, input="one", token_counts=False).json()["data"]
     assert set(one) == {"object", "index", "embedding"}

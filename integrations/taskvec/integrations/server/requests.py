@@ -121,7 +121,9 @@ class EmbeddingsRequest(Vectors):
         None, description="cut texts beyond the context, instead of refusing them"
     )
     token_counts: StrictBool | None = Field(
-        None, description="send each text's number of tokens with its vector, as `tokens`"
+        None,
+        description="send each text's number of tokens with its vector, as `tokens`; not with "
+        "late_chunking",
     )
     encoding_format: Form = Field(None, description="OpenAI's name for embedding_type")
     encoding_type: Form = Field(None, description="another name for embedding_type")

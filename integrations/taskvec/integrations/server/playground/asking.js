@@ -67,15 +67,20 @@ function problemOf(reply, known) {
   const wait = reply.headers.get("Retry-After");
   const id = reply.headers.get("x-request-id");
   const notes = [`status ${status}`];
-  if (wait) notes.push(`it asks to come again in ${wait} s`);
+  if (wait) notes.push(`it asks to come again ${/^\d+$/.test(wait) ? `in ${wait} s` : `after ${wait}`}`);
   if (id && status >= 500) notes.push(`x-request-id ${id}`);
   return new Problem(title, detail, { status, note: notes.join(", ") });
 }
 
 /** Models without a task in their name. */
 async function askModels(options) {
-  const { data } = await ask("v1/models", options);
-  return data.filter((card) => card.task === null);
+  return listed(await ask("v1/models", options)).data.filter((card) => card.task === null);
+}
+
+/** A reply that has a list of so many, if it matters. Throws Problem, as for what a proxy answers by itself. */
+function listed(reply, count = reply.data?.length) {
+  if (Array.isArray(reply.data) && reply.data.length === count) return reply;
+  throw new Problem("No usable answer", "It came as JSON, but not with the list that this server answers.");
 }
 
 /**
@@ -105,7 +110,7 @@ function requestsOf(model, setting, lists) {
 async function embed(requests, options) {
   const began = performance.now();
   const replies = await Promise.all(
-    requests.map(({ body }) => ask("v1/embeddings", { ...options, body })),
+    requests.map(async ({ body }) => listed(await ask("v1/embeddings", { ...options, body }), body.input.length)),
   );
   const ms = performance.now() - began;
   const result = { ms, total: 0 };

@@ -32,10 +32,13 @@ const EXAMPLES = {
 };
 
 const $ = (id) => document.getElementById(id);
+const HINT = $("readout").textContent;
 let cards = [];
+let loading = null;  // the AbortController of the last question for models
 let running = null;  // the AbortController of the run in progress
-let shown = null;  // what is on the page: {maps, requests, keyed}
+let shown = null;  // what is on the page: {maps, plans, keyed, form}
 let language = "curl";
+let wanted = "";  // the task of the last example, which may be before the models are known
 
 // --- the form ---
 
@@ -45,6 +48,8 @@ const settingOf = (letter) => ({
   late: $(`late-${letter}`).checked,
 });
 const settings = () => ($("compare").checked ? ["a", "b"] : ["a"]).map(settingOf);
+/** What a run would be of, to tell whether the form has changed since. */
+const formNow = () => JSON.stringify([$("model").value, settings(), isPair() ? $("queries").value : "", $("texts").value]);
 const isPair = () => settings().some(({ task }) => task === PAIR);
 const linesOf = (id) => $(id).value.toWellFormed().split("\n").map((line) => line.trim()).filter(Boolean);
 
@@ -77,23 +82,42 @@ function arrange() {
   $("late-note").hidden = !settings().some(({ late }) => late);
   $("late-note").textContent = `Late chunking: the ${pair ? "passages" : "texts"} are consecutive chunks of one document, which is read as a whole.`;
   for (const id of ["queries", "texts"]) $(`${id}-count`).textContent = counted(linesOf(id).length);
+  tellAge();
+}
+
+/** Say so where what is shown is of another form than the one that is there. */
+function tellAge() {
+  $("stale").hidden = !shown || running !== null || shown.form === formNow();
+}
+
+function chooseWanted() {
+  if ([...$("task-a").options].some(({ value }) => value === wanted)) $("task-a").value = wanted;
 }
 
 function useExample({ task, queries, texts }) {
-  if ([...$("task-a").options].some(({ value }) => value === task)) $("task-a").value = task;
+  wanted = task;
+  chooseWanted();
   if (queries) $("queries").value = queries.join("\n");
   $("texts").value = texts.join("\n");
   arrange();
 }
 
+/** Ask for the models; a later question takes the place of one that is not yet answered. */
 async function loadModels() {
+  loading?.abort();
+  const own = new AbortController();
+  loading = own;
   try {
-    cards = await askModels({ key: $("key").value });
+    const found = await askModels({ key: $("key").value, signal: own.signal });
+    if (own.signal.aborted) return;
+    cards = found;
     refill($("model"), cards.map(({ id }) => [id, id]));
     $("model-field").hidden = cards.length < 2;
     fillModel(cards[0]);
+    chooseWanted();
     tell(null);
   } catch (error) {
+    if (own.signal.aborted) return;
     $("card").textContent = "The server’s models are not known yet.";
     tell(error);
   }
@@ -107,15 +131,18 @@ async function run() {
   if (!cards.length) return;
   const lists = { queries: isPair() ? linesOf("queries") : null, texts: linesOf("texts") };
   const refused = refusalOf(lists);
+  if (refused && running) end();
   tell(refused);
   if (refused) return;
+  const form = formNow();
   const plans = settings().map((setting) => requestsOf($("model").value, setting, lists));
   const own = begin(lists);
-  const options = { key: $("key").value, signal: own.signal };
+  const key = $("key").value;
+  const options = { key, signal: own.signal };
   try {
     const results = [];
     for (const plan of plans) results.push(await embed(plan, options));
-    if (running === own) show(lists, plans, results);
+    if (running === own) show(lists, plans, results, { keyed: key !== "", form });
   } catch (error) {
     own.abort();  // the other request of a pair
     if (running === own) tell(error);
@@ -139,6 +166,7 @@ function begin({ queries, texts }) {
   const own = new AbortController();
   const began = performance.now();
   running = own;
+  tellAge();
   $("cancel").hidden = false;
   $("results").setAttribute("aria-busy", "true");
   $("status").textContent = `Embedding ${plural((queries?.length ?? 0) + texts.length, "text")} …`;
@@ -152,6 +180,8 @@ function begin({ queries, texts }) {
 function end() {
   running.abort();  // stops its clock
   running = null;
+  tellAge();
+  if (document.activeElement === $("cancel")) $("embed").focus();
   $("cancel").hidden = true;
   $("clock").textContent = "";
   $("results").removeAttribute("aria-busy");
@@ -185,7 +215,8 @@ function titleOf({ task, dim, late }) {
   return `${task === PAIR ? "retrieval" : task || "no task"} · ${dim} dims${late ? " · late chunking" : ""}`;
 }
 
-function show(lists, plans, results) {
+/** Show results; origin: {keyed, form} of the run. */
+function show(lists, plans, results, origin) {
   const both = results.length > 1;
   const columns = named(lists.texts, lists.queries ? "P" : "T");
   const rows = lists.queries ? named(lists.queries, "Q") : columns;
@@ -198,7 +229,7 @@ function show(lists, plans, results) {
     same: !lists.queries,
     values: cosines((result.queries ?? result.texts).vectors, result.texts.vectors),
   }));
-  shown = { maps, plans, keyed: $("key").value !== "" };
+  shown = { maps, plans, ...origin };
   showSummary(rows, columns, results);
   showMaps(maps);
   $("ranks").hidden = !both;
@@ -206,7 +237,8 @@ function show(lists, plans, results) {
   const sides = [...(lists.queries ? [["queries", rows]] : []), ["texts", columns]];
   showTokens($("tokens"), sides.map(([side, texts]) => ({ texts, counts: results.map((one) => one[side].tokens) })), results.map(({ total }) => total));
   showCode();
-  for (const id of ["empty", "stale"]) $(id).hidden = true;
+  $("readout").textContent = HINT;
+  $("empty").hidden = true;
   $("shown").hidden = false;
 }
 
@@ -241,7 +273,7 @@ function point(i, j) {
   for (const cell of document.querySelectorAll(`.map [data-row="${i}"][data-column="${j}"]`)) cell.classList.add("pointed");
   const [{ rows, columns }] = shown.maps;
   const values = shown.maps.map(({ badge, values }) => `${badge} ${fixed(values[i][j], 4)}`.trim()).join(" · ");
-  $("readout").replaceChildren(el("b", {}, values), ` ${rows[i].id} “${rows[i].text}” with ${columns[j].id} “${columns[j].text}”`);
+  $("readout").replaceChildren(el("b", {}, values), ` ${rows[i].id} “`, words(rows[i].text), `” with ${columns[j].id} “`, words(columns[j].text), "”");
 }
 
 function showCode() {
@@ -273,7 +305,7 @@ function start() {
   }
   $("form").addEventListener("submit", (event) => { event.preventDefault(); run(); });
   $("form").addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) run();
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); run(); }
     if (event.key === "Escape") cancel();
   });
   $("form").addEventListener("change", ({ target }) => {
@@ -283,7 +315,7 @@ function start() {
     if (shown && target.tagName !== "TEXTAREA") run();
   });
   for (const id of ["queries", "texts"]) {
-    $(id).addEventListener("input", () => { arrange(); $("stale").hidden = !shown; });
+    $(id).addEventListener("input", arrange);
   }
   $("cancel").addEventListener("click", cancel);
   $("copy").addEventListener("click", copy);

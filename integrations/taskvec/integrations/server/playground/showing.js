@@ -5,6 +5,8 @@ const STEPS = 4;  // between the five colours of the ramp, --ramp-0 to --ramp-4
 const DEEP = 0.71;  // from here on a text on the ramp is white, in the dark it is black from 1 - DEEP
 const MOST_RANKS = 200;
 const MOST_HEADS = 8;  // columns that have their text above them
+const MOST_CHARACTERS = 300;  // of a text where it is shown: long ones, many times over, stop a browser
+const TIE = 1e-5;  // cosines this near are equal: the same text is not the same to the last bit
 
 /** An element with properties and children, of which strings become text. */
 function el(tag, properties = {}, ...children) {
@@ -15,7 +17,11 @@ function el(tag, properties = {}, ...children) {
   return made;
 }
 
-const named = (texts, letter) => texts.map((text, index) => ({ id: `${letter}${index + 1}`, text }));
+/** A text in its own direction, which it keeps to itself. */
+const words = (text) => el("span", { dir: "auto" }, text);
+
+const named = (texts, letter) => texts.map((text, index) => ({ id: `${letter}${index + 1}`, text: brief(text) }));
+const brief = (text) => (text.length > MOST_CHARACTERS ? `${text.slice(0, MOST_CHARACTERS).replace(/[\ud800-\udbff]$/, "")} …` : text);
 const fixed = (value, digits) => (Number(value.toFixed(digits)) + 0).toFixed(digits).replace("-", "−");
 const counted = (number) => number.toLocaleString("en");
 const plural = (number, word) => `${counted(number)} ${word}${number === 1 ? "" : word.endsWith("y") ? "" : "s"}`;
@@ -44,7 +50,7 @@ function paint(element, share) {
 function nearest(values, same) {
   return values.map((row, i) => {
     const others = row.map((_, j) => j).filter((j) => !(same && i === j));
-    return others.length < 2 ? -1 : others.reduce((best, j) => (row[j] > row[best] ? j : best));
+    return others.length < 2 ? -1 : others.reduce((best, j) => (row[j] > row[best] + TIE ? j : best));
   });
 }
 
@@ -54,9 +60,9 @@ function mapFigure(map, scale, onPoint) {
   const best = nearest(values, same);
   const wordy = columns.length <= MOST_HEADS;
   const head = el("tr", {}, el("td"), ...columns.map(({ id, text }) =>
-    el("th", { scope: "col", title: text }, el("b", {}, id), ...(wordy ? [el("span", {}, text)] : []))));
+    el("th", { scope: "col", title: text }, el("b", {}, id), ...(wordy ? [words(text)] : []))));
   const body = rows.map(({ id, text }, i) =>
-    el("tr", {}, el("th", { scope: "row", title: text }, el("b", {}, id), el("span", {}, text)),
+    el("tr", {}, el("th", { scope: "row", title: text }, el("b", {}, id), words(text)),
       ...columns.map((column, j) => {
         const value = values[i][j];
         const label = `${id} with ${column.id}: ${fixed(value, 3)}${best[i] === j ? ", nearest" : ""}`;
@@ -98,7 +104,7 @@ function moveInGrid(event) {
   to.focus();
 }
 
-/** Ranks of the same pairs under two maps: groups of {i, j, a, b, rankA, rankB}, in A's order. */
+/** Ranks of the same pairs under two maps, equal ones' the same: groups of {i, j, a, b, rankA, rankB}, in A's order. */
 function ranksOf(a, b) {
   const groups = a.same
     ? [a.rows.flatMap((_, i) => a.columns.map((_, j) => ({ i, j })).slice(i + 1))]
@@ -110,7 +116,11 @@ function ranksOf(a, b) {
     }
     for (const side of ["b", "a"]) {
       pairs.sort((one, other) => other[side] - one[side]);
-      pairs.forEach((pair, index) => { pair[`rank${side.toUpperCase()}`] = index + 1; });
+      const rank = `rank${side.toUpperCase()}`;
+      pairs.forEach((pair, index) => {
+        const before = pairs[index - 1];
+        pair[rank] = before && before[side] - pair[side] < TIE ? before[rank] : index + 1;
+      });
     }
     return pairs;
   });
@@ -135,18 +145,18 @@ function showRanks(table, a, b, onPoint) {
   };
   const heads = ["Pair", "A", "rank", "B", "rank", "move"].map((name) => el("th", { scope: "col" }, name));
   const group = (i) => el("tr", { className: "group" }, el("th", { colSpan: heads.length, scope: "rowgroup" }, labelled(a.rows[i])));
-  const rows = shown.flatMap((pair) => (pair.rankA === 1 && !a.same ? [group(pair.i), row(pair)] : [row(pair)]));
+  const rows = shown.flatMap((pair, index) => (!a.same && pair.i !== shown[index - 1]?.i ? [group(pair.i), row(pair)] : [row(pair)]));
   table.replaceChildren(el("thead", {}, el("tr", {}, ...heads)), el("tbody", {}, ...rows));
   return sentence(groups, pairs, shown, a.same);
 }
 
-const labelled = ({ id, text }) => el("span", { className: "pair", title: text }, el("b", {}, id), el("span", {}, text));
+const labelled = ({ id, text }) => el("span", { className: "pair", title: text }, el("b", {}, id), words(text));
 
 function sentence(groups, pairs, shown, same) {
   const moved = pairs.filter((pair) => pair.rankA !== pair.rankB).length;
   const rest = shown.length < pairs.length ? ` The first ${shown.length} are shown.` : "";
   if (same) return `${counted(moved)} of ${plural(pairs.length, "pair")} have another rank in B.${rest}`;
-  const turned = groups.filter((group) => group.length && group[0].rankB !== 1).length;
+  const turned = groups.filter((group) => !group.some(({ rankA, rankB }) => rankA === 1 && rankB === 1)).length;
   return `Ranks are among the passages of a query. Another passage comes first in B for ${counted(turned)} of ${
     groups.length === 1 ? "1 query" : `${counted(groups.length)} queries`}; ${counted(moved)} of ${plural(pairs.length, "rank")} differ.${rest}`;
 }
@@ -158,7 +168,7 @@ function showTokens(table, sides, totals) {
   const inAll = "counted in all, as one document";
   const cell = (count) => (count === null ? el("td", { title: inAll, aria: { "aria-label": inAll } }, "–") : el("td", {}, counted(count)));
   const rows = sides.flatMap(({ texts, counts }) => texts.map(({ id, text }, index) =>
-    el("tr", {}, el("th", { scope: "row" }, el("b", {}, id), el("span", {}, text)), ...counts.map((own) => cell(own[index])))));
+    el("tr", {}, el("th", { scope: "row" }, el("b", {}, id), words(text)), ...counts.map((own) => cell(own[index])))));
   const last = el("tr", {}, el("th", { scope: "row" }, "All"), ...totals.map((total) => el("td", {}, counted(total))));
   table.replaceChildren(el("thead", {}, el("tr", {}, ...heads)), el("tbody", {}, ...rows), el("tfoot", {}, last));
 }
