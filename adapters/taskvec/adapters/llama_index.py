@@ -12,7 +12,7 @@ from taskvec.core.embedder import Role, Span
 from taskvec.core.errors import InputError, MissingExtraError
 from taskvec.core.inputs import check_several
 from taskvec.core.registry import embedder_or_shared, is_url
-from taskvec.core.remote import without_secrets
+from taskvec.core.served import without_secrets
 
 try:
     from llama_index.core.async_utils import run_jobs

@@ -81,3 +81,9 @@ def check_number(name: str, value: int, *, low: int = 1) -> None:
     if value is None:
         raise InputError(f"{name} is None: expected a whole number at least {low}")
     check_positive(name, value, low=low)
+
+
+def check_seconds(name: str, value: float) -> None:
+    """Raises InputError unless `value` is a number above 0."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+        raise InputError(f"{name} is {value!r}: expected a number of seconds above 0")

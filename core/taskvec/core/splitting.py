@@ -6,12 +6,14 @@ from collections.abc import Iterator, Sequence
 CHARACTERS = 1 << 18
 
 
-def batched(rows: Sequence[int], texts: Sequence[str], most: int) -> Iterator[list[int]]:
-    """Rows of texts in order, in batches of at most `most` texts and CHARACTERS characters."""
+def batched(
+    rows: Sequence[int], texts: Sequence[str], most: int, characters: int = CHARACTERS
+) -> Iterator[list[int]]:
+    """Rows of texts in order, in batches of at most `most` texts and `characters` of them."""
     batch: list[int] = []
     size = 0
     for row in rows:
-        full = len(batch) == most or size + len(texts[row]) > CHARACTERS
+        full = len(batch) == most or size + len(texts[row]) > characters
         if batch and full:
             yield batch
             batch, size = [], 0
