@@ -75,11 +75,12 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
     # They build upon this module.
     from taskvec.integrations.cli.pg_parser import add_pg
+    from taskvec.integrations.cli.sagemaker_parser import add_sagemaker
     from taskvec.integrations.cli.serve_parser import add_serve
 
     for add in (
-        _add_demo, _add_encode, _add_index, _add_search, add_pg, add_serve, _add_train, _add_bench,
-        _add_info,
+        _add_demo, _add_encode, _add_index, _add_search, add_pg, add_serve, add_sagemaker,
+        _add_train, _add_bench, _add_info,
     ):  # fmt: skip
         add(commands)
     return parser

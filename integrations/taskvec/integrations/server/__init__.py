@@ -1,10 +1,11 @@
-"""An encoder behind HTTP: Jina's and OpenAI's embeddings API, late chunking, health and metrics."""
+"""An encoder behind HTTP: Jina's, OpenAI's and SageMaker's API, late chunking, health, metrics."""
 
 from taskvec.core.errors import MissingExtraError
 
 try:
     from taskvec.integrations.server.app import create_app
     from taskvec.integrations.server.running import serve
+    from taskvec.integrations.server.sagemaker import serve_sagemaker
     from taskvec.integrations.server.service import Limits
 except ModuleNotFoundError as error:
     # A module of taskvec itself that is missing is a fault, not an extra to install.
@@ -12,4 +13,4 @@ except ModuleNotFoundError as error:
         raise
     raise MissingExtraError("taskvec.integrations.server", "server") from error
 
-__all__ = ["Limits", "create_app", "serve"]
+__all__ = ["Limits", "create_app", "serve", "serve_sagemaker"]

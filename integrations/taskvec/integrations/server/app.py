@@ -7,7 +7,7 @@ from fastapi import FastAPI
 
 from taskvec.core.encoder import Encoder
 from taskvec.core.errors import InputError
-from taskvec.integrations.server import cards, chunks, embeddings
+from taskvec.integrations.server import cards, chunks, embeddings, invocations
 from taskvec.integrations.server.gate import Gate
 from taskvec.integrations.server.keys import Keys
 from taskvec.integrations.server.metrics import Metrics
@@ -36,6 +36,7 @@ def create_app(
     limits: Limits | None = None,
     hosts: Sequence[str] = (),
     playground: bool = False,
+    default_task: str | None = None,
 ) -> FastAPI:
     """An ASGI application that serves an encoder, for any ASGI server.
 
@@ -47,9 +48,10 @@ def create_app(
         hosts: names that requests may be for, beside addresses; none allows any. It keeps out
             pages whose own name has been made to lead to this machine.
         playground: serve a page to try the model on at `/playground`.
+        default_task: of requests of `/invocations`, SageMaker's route, that name none.
 
     `app.state.service.draining = True` lets it refuse readiness and close connections.
-    Raises InputError for a name or key that is none.
+    Raises InputError for a name, key or task that is none.
     """
     if not names or not all(name and "@" not in name for name in names):
         raise InputError(f"names are {tuple(names)!r}: expected one or more, without '@'")
@@ -57,8 +59,9 @@ def create_app(
         title="taskvec", version="1", docs_url=None, redoc_url=None, telemetry=NO_TELEMETRY
     )
     service = Service(encoder, tuple(names), limits or Limits(), Metrics(encoder))
+    service.default_task = service.task(default_task)
     app.state.service = service
-    for module in (embeddings, chunks, cards):
+    for module in (embeddings, chunks, cards, invocations):
         app.include_router(module.router)
     if playground:
         app.include_router(page.router)

@@ -24,7 +24,13 @@ router = APIRouter(route_class=JsonRoute)
 @router.post("/v1/chunks", response_model=None)
 async def chunks(body: ChunksRequest, request: Request) -> Response:
     """The vectors of each document's chunks, pooled from the document read as a whole."""
-    service: Service = request.app.state.service
+    return await chunk(request.app.state.service, body, request.state.facts)
+
+
+async def chunk(
+    service: Service, body: ChunksRequest, facts: Facts, *, wait: bool = False
+) -> Listing:
+    """The reply. wait: for room in the encoder's queue, instead of being refused."""
     call = service.call(body.model, body.task)
     dim = check_dim(body.dimensions, service.encoder.dims)
     texts = [document.text for document in body.input]
@@ -32,10 +38,9 @@ async def chunks(body: ChunksRequest, request: Request) -> Response:
     spans = await service.aside(lambda: _all_spans(body))
     service.check_items(sum(map(len, spans)), "chunks")
     check_cover(texts, spans)
-    facts: Facts = request.state.facts
     facts.fill(call.task, "bulk", texts=len(texts), tokens=tokens)
     with encode_span(facts):
-        vectors = await _encode(service, texts, spans, call.task, dim)
+        vectors = await _encode(service, texts, spans, call.task, dim, wait=wait)
     fields = {"model": call.model, "usage": usage(tokens)}
     return Listing(fields, _documents(body, spans, vectors))
 
@@ -53,16 +58,21 @@ async def _encode(
     spans: Sequence[Sequence[Span]],
     task: str | None,
     dim: int,
+    *,
+    wait: bool,
 ) -> list[Array]:
     """Late-chunked vectors of all documents, each (K, dim), which share batches.
 
-    The first one needs room in the queue at once; a request that has begun is not refused.
+    Unless it may wait, the first one needs room in the queue at once; a request that has begun is
+    not refused.
     """
     try:
         async with asyncio.TaskGroup() as group:
             calls = [
                 group.create_task(
-                    service.encoder.aencode_chunks(text, own, task=task, dim=dim, wait=number > 0)
+                    service.encoder.aencode_chunks(
+                        text, own, task=task, dim=dim, wait=wait or number > 0
+                    )
                 )
                 for number, (text, own) in enumerate(zip(texts, spans, strict=True))
             ]

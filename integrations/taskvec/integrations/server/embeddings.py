@@ -22,19 +22,24 @@ router = APIRouter(route_class=JsonRoute)
 @router.post("/v1/embeddings", response_model=None)
 async def embeddings(body: EmbeddingsRequest, request: Request) -> Response:
     """Vectors of texts, in their order. With `late_chunking`, of one document's chunks."""
-    service: Service = request.app.state.service
+    return await embed(request.app.state.service, body, request.state.facts)
+
+
+async def embed(
+    service: Service, body: EmbeddingsRequest, facts: Facts, *, wait: bool = False
+) -> Listing:
+    """The reply. wait: for room in the encoder's queue, instead of being refused."""
     call = service.call(body.model, body.task)
     dim = check_dim(body.dimensions, service.encoder.dims)
-    facts: Facts = request.state.facts
     encode = _late if body.late_chunking else _each
-    vectors, counts = await encode(service, body, call, dim, facts)
+    vectors, counts = await encode(service, body, call, dim, facts, wait=wait)
     told = counts if body.token_counts else ()
     return listing(call.model, vectors, body.kind, sum(counts), told)
 
 
 def listing(
     model: str, vectors: Array, kind: Kind, tokens: int, counts: Sequence[int] = ()
-) -> Response:
+) -> Listing:
     """The reply that holds vectors (B, dim), and the counts of each text's tokens, if any."""
     items = (
         item(vector, kind, {"object": "embedding", "index": index, **told})
@@ -53,7 +58,7 @@ def usage(tokens: int) -> dict[str, int]:
 
 
 async def _each(
-    service: Service, body: EmbeddingsRequest, call: Call, dim: int, facts: Facts
+    service: Service, body: EmbeddingsRequest, call: Call, dim: int, facts: Facts, *, wait: bool
 ) -> tuple[Array, list[int]]:
     counts = await service.counts(body.input, call.task)
     limit = service.encoder.max_tokens
@@ -72,20 +77,20 @@ async def _each(
     texts = body.input[0] if len(body.input) == 1 else body.input
     with encode_span(facts):
         vectors = await service.encoder.aencode(
-            texts, task=call.task, dim=dim, lane=lane, wait=False
+            texts, task=call.task, dim=dim, lane=lane, wait=wait
         )
     return vectors.reshape(-1, dim), counts
 
 
 async def _late(
-    service: Service, body: EmbeddingsRequest, call: Call, dim: int, facts: Facts
+    service: Service, body: EmbeddingsRequest, call: Call, dim: int, facts: Facts, *, wait: bool
 ) -> tuple[Array, list[int]]:
     document, spans = join_chunks(body.input)
     counts = await service.counts([document], call.task) if spans else []
     facts.fill(call.task, "bulk", texts=len(spans), tokens=sum(counts))
     with encode_span(facts):
         vectors = await service.encoder.aencode_chunks(
-            document, spans, task=call.task, dim=dim, wait=False
+            document, spans, task=call.task, dim=dim, wait=wait
         )
     return vectors, counts
 

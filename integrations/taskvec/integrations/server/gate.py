@@ -17,12 +17,12 @@ from taskvec.integrations.server.problems import GONE, UNEXPECTED, problem
 from taskvec.integrations.server.service import Service
 from taskvec.integrations.server.tracing import describe, request_span
 
-OPEN = frozenset({"/healthz", "/readyz"})
+OPEN = frozenset({"/healthz", "/readyz", "/ping"})
 ROUTES = frozenset({
     "/v1/embeddings", "/v1/chunks", "/v1/models", "/v1/fingerprint", "/healthz", "/readyz",
-    "/metrics", "/openapi.json", "/", "/playground",
+    "/metrics", "/openapi.json", "/", "/playground", "/ping", "/invocations",
 })  # fmt: skip
-WORK = frozenset({"/v1/embeddings", "/v1/chunks", "/v1/fingerprint"})
+WORK = frozenset({"/v1/embeddings", "/v1/chunks", "/v1/fingerprint", "/invocations"})
 
 OTHER_HOST = "without API keys this server answers to its own machine's names alone"
 ALLOW = "let everybody in with --allow-anonymous"
@@ -135,6 +135,7 @@ class Gate:
         stalled = isinstance(error, TimeoutError) and exchange.started
         if error is not None and not stalled:
             log_failure(facts, error)
+            self._service.suspect = True
         if hung_up or exchange.gone_early or exchange.started:
             if exchange.gone_early or not exchange.complete:
                 exchange.status = GONE

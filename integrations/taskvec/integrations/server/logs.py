@@ -48,7 +48,7 @@ def described(error: BaseException) -> dict[str, Any]:
 
 def log_request(facts: Facts, *, status: int, seconds: float) -> None:
     """One line for a request that has been answered; those of probes at level debug."""
-    quiet = facts.route in {"/healthz", "/readyz", "/metrics"} and status < 500
+    quiet = facts.route in {"/healthz", "/readyz", "/metrics", "/ping"} and status < 500
     known = {name: value for name, value in asdict(facts).items() if value not in {None, ""}}
     line = known | {"status": status, "seconds": round(seconds, 6)}
     LOGGER.log(logging.DEBUG if quiet else logging.INFO, "request", extra={EXTRA: line})

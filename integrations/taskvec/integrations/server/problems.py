@@ -19,8 +19,10 @@ KINDS = {
     401: ("authentication_error", "invalid_api_key"),
     404: ("invalid_request_error", "not_found"),
     405: ("invalid_request_error", "method_not_allowed"),
+    406: ("invalid_request_error", "not_acceptable"),
     408: ("invalid_request_error", "request_timeout"),
     413: ("invalid_request_error", "request_too_large"),
+    415: ("invalid_request_error", "unsupported_media_type"),
     421: ("invalid_request_error", "misdirected_request"),
     422: ("invalid_request_error", "invalid_value"),
     429: ("rate_limit_error", "busy"),
@@ -65,7 +67,8 @@ def add_handlers(app: FastAPI) -> None:
 
     async def invalid(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)  # noqa: S101
-        return _invalid(error.errors()[0])
+        status, message, param = invalid_of(error.errors()[0])
+        return problem(status, message, param=param)
 
     async def failed(request: Request, error: Exception) -> Response:
         assert isinstance(error, TaskvecError)  # noqa: S101
@@ -81,19 +84,22 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(TaskvecError, failed)
 
 
-def _invalid(error: Mapping[str, Any]) -> Response:
-    """What the first fault of a request's body or query is; never what was sent."""
+def invalid_of(error: Mapping[str, Any]) -> tuple[int, str, str | None]:
+    """Status, message and field of a fault in a request's body or query; never what was sent.
+
+    error: one of a RequestValidationError's.
+    """
     if error["type"] == "json_invalid":
-        return problem(400, f"the body is no JSON: {_printable(str(error['ctx']['error']))}")
+        return 400, f"the body is no JSON: {_printable(str(error['ctx']['error']))}", None
     path = [str(part) for part in error["loc"][1:]]
     if error["type"] == FAULT:
-        return problem(422, _printable(error["msg"]), param=path[0] if path else None)
+        return 422, _printable(error["msg"]), path[0] if path else None
     if not path:
-        return problem(422, f"the body is no JSON object: {NO_JSON}")
+        return 422, f"the body is no JSON object: {NO_JSON}", None
     place = ".".join(path)
     if error["type"] == "extra_forbidden":
-        return problem(422, f"unknown field {_printable(place)!r}: leave it out", param=path[0])
-    return problem(422, f"{place}: {_printable(_said(error))}", param=path[0])
+        return 422, f"unknown field {_printable(place)!r}: leave it out", path[0]
+    return 422, f"{place}: {_printable(_said(error))}", path[0]
 
 
 def _said(error: Mapping[str, Any]) -> str:

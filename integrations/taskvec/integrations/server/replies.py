@@ -3,6 +3,7 @@
 import asyncio
 import base64
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -44,26 +45,25 @@ def separated(items: Iterable[bytes]) -> Iterator[bytes]:
         yield b"," + one if number else one
 
 
-class Listing(Response):
-    """`{"object": "list", …, "data": […]}`, sent in pieces that wait for their reader.
+class Streamed(Response):
+    """Bytes in parts, made as they are sent, in pieces that wait for their reader.
 
-    fields: what stands beside the data. data: the inside of the list, made as it is sent, so that
-    the text of a large reply is never in memory as a whole.
+    parts: the body. extra: headers beside those of the content.
     """
 
-    media_type = "application/json"
-
-    def __init__(self, fields: Mapping[str, Any], data: Iterable[bytes]) -> None:
+    def __init__(self, parts: Iterable[bytes], media_type: str = "application/json") -> None:
         super().__init__()
-        head = orjson.dumps({"object": "list", **fields})[:-1] + b',"data":['
-        self._pieces = _pieces([head], data, [b"]}"])
+        self.media_type = media_type
+        self.parts = parts
+        self.extra: dict[str, str] = {}
 
     async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
         """Send it, with a length where it is short."""
-        first = next(self._pieces)
-        second = next(self._pieces, None)
+        pieces = _pieces(self.parts)
+        first = next(pieces)
+        second = next(pieces, None)
         length = {} if second is not None else {"content-length": str(len(first))}
-        self.init_headers({"content-type": self.media_type, **length})
+        self.init_headers({"content-type": str(self.media_type), **length, **self.extra})
         if second is not None:
             del self.headers["content-length"]
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
@@ -71,17 +71,28 @@ class Listing(Response):
         while following is not None:
             await send({"type": "http.response.body", "body": piece, "more_body": True})
             await asyncio.sleep(0)  # between two pieces others have their turn
-            piece, following = following, next(self._pieces, None)
+            piece, following = following, next(pieces, None)
         await send({"type": "http.response.body", "body": piece})
 
 
-def _pieces(*parts: Iterable[bytes]) -> Iterator[bytes]:
+class Listing(Streamed):
+    """`{"object": "list", …, "data": […]}`.
+
+    fields: what stands beside the data. data: the inside of the list, made as it is sent, so that
+    the text of a large reply is never in memory as a whole.
+    """
+
+    def __init__(self, fields: Mapping[str, Any], data: Iterable[bytes]) -> None:
+        head = orjson.dumps({"object": "list", **fields})[:-1] + b',"data":['
+        super().__init__(chain([head], data, [b"]}"]))
+
+
+def _pieces(parts: Iterable[bytes]) -> Iterator[bytes]:
     """All parts, in pieces of about PIECE_BYTES; one at least."""
     piece = bytearray()
     for part in parts:
-        for one in part:
-            piece += one
-            if len(piece) >= PIECE_BYTES:
-                yield bytes(piece)
-                piece.clear()
+        piece += part
+        if len(piece) >= PIECE_BYTES:
+            yield bytes(piece)
+            piece.clear()
     yield bytes(piece)

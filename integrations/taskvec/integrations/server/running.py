@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import uvicorn
 from fastapi import FastAPI
@@ -18,6 +19,9 @@ from taskvec.core.errors import InputError
 from taskvec.integrations.server.app import create_app
 from taskvec.integrations.server.keys import VARIABLE
 from taskvec.integrations.server.service import Limits
+
+if TYPE_CHECKING:
+    from taskvec.integrations.server.coming import Coming
 
 BACKLOG = 2048
 # Longer than clients and proxies keep an idle connection: who closes it first loses no request.
@@ -40,7 +44,7 @@ class HttpServer(uvicorn.Server):
 
     def __init__(
         self,
-        app: FastAPI,
+        app: "FastAPI | Coming",
         listening: socket.socket,
         *,
         drain_s: float = 0.0,

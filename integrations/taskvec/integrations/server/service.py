@@ -76,7 +76,8 @@ class Service:
 
     in_progress: requests that have been let in and not been answered. running: what answers them.
     held_bytes: of their bodies, as far as these have come. draining: the server is about to end.
-    ended: nothing more is answered.
+    ended: nothing more is answered. suspect: something failed that nobody expected, and has not
+    been looked at. default_task: of `/invocations` that name none.
     """
 
     encoder: Encoder
@@ -88,6 +89,8 @@ class Service:
     draining: bool = False
     ended: bool = False
     running: "set[asyncio.Future[None]]" = field(default_factory=set)
+    suspect: bool = False
+    default_task: str | None = None
     _threads: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(2, thread_name_prefix="taskvec-server")
     )

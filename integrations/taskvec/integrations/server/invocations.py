@@ -1,0 +1,256 @@
+"""SageMaker's routes: `GET /ping`, and `POST /invocations`, which stands for all the others."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import orjson
+from fastapi import APIRouter, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, StrictInt, ValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from taskvec.core.errors import BusyError, InputError, TaskvecError, status_of
+from taskvec.core.served import CHUNKS, EMBEDDINGS, FINGERPRINT, MODELS
+from taskvec.integrations.server import cards
+from taskvec.integrations.server.chunks import chunk
+from taskvec.integrations.server.embeddings import embed
+from taskvec.integrations.server.facts import Facts
+from taskvec.integrations.server.parsing import check_sizes
+from taskvec.integrations.server.problems import NO_JSON, UNTOLD, invalid_of
+from taskvec.integrations.server.replies import Streamed
+from taskvec.integrations.server.requests import ChunksRequest, EmbeddingsRequest
+from taskvec.integrations.server.service import Service
+
+JSON = "application/json"
+LINES = ("application/jsonlines", "application/x-jsonlines", "application/jsonl")
+ATTRIBUTES = "x-amzn-sagemaker-custom-attributes"
+# What may stand in the attributes' header for a body that does not say it.
+FILLED = frozenset({"task", "dimensions", "embedding_type"})
+PROBE_S = 1.5  # SageMaker waits 2 s for a reply to its ping
+
+router = APIRouter(include_in_schema=False)
+
+
+class FingerprintRequest(BaseModel):
+    """What `/v1/fingerprint` takes as its query."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    model: str
+    task: str | None = None
+    dimensions: StrictInt | None = None
+
+
+class ModelsRequest(BaseModel):
+    """`/v1/models` takes nothing."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+KINDS: Mapping[str, type[BaseModel]] = {
+    EMBEDDINGS: EmbeddingsRequest,
+    CHUNKS: ChunksRequest,
+    FINGERPRINT: FingerprintRequest,
+    MODELS: ModelsRequest,
+}
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads requests. given: what the attributes' header says for those that do not say it."""
+
+    service: Service
+    given: Mapping[str, Any]
+
+    def read(self, content: bytes) -> BaseModel:
+        """A request. Raises HTTPException, InputError, or ValidationError for one that is none."""
+        try:
+            body = orjson.loads(content)
+        except orjson.JSONDecodeError as error:
+            raise HTTPException(400, f"the body is no JSON: {error}") from None
+        if not isinstance(body, dict):
+            raise InputError(f"the body is no JSON object: {NO_JSON}")
+        route = body.pop("route", EMBEDDINGS)
+        if not isinstance(route, str) or route not in KINDS:
+            raise InputError(f"unknown route {route!r}: use one of {tuple(KINDS)}")
+        if route == EMBEDDINGS and (wrong := {"split", "return_text"} & set(body)):
+            raise InputError(f'{min(wrong)} is of another route: say "route": "{CHUNKS}"')
+        check_sizes(body, self.service)
+        return KINDS[route].model_validate(self._filled(route, body))
+
+    def _filled(self, route: str, body: dict[str, Any]) -> dict[str, Any]:
+        """The body with what it does not say: its own fields count before the header's."""
+        fields = KINDS[route].model_fields
+        found = {name: value for name, value in self.given.items() if name in fields} | body
+        if "model" in fields:
+            found.setdefault("model", self.service.names[0])
+        if "task" in fields and "@" not in str(found["model"]):
+            found.setdefault("task", self.service.default_task)
+        return found
+
+
+@dataclass
+class Share(Facts):
+    """What is known of one line; the whole request's facts, and its limit, are all lines'."""
+
+    whole: Facts | None = None
+    most: int = 0
+
+    def fill(self, task: str | None, lane: Any, *, texts: int, tokens: int) -> None:
+        """As Facts. Raises InputError once all lines have more tokens than a request may have."""
+        super().fill(task, lane, texts=texts, tokens=tokens)
+        if (whole := self.whole) is None:
+            return
+        whole.texts += texts
+        whole.tokens += tokens
+        whole.task = self.task if whole.task in {"", self.task} else "mixed"
+        whole.lane = self.lane if whole.lane in {"", self.lane} else "bulk"
+        if whole.tokens > self.most:
+            raise InputError(f"all lines together have more than {self.most} tokens: send fewer")
+
+
+@router.head("/ping")
+@router.get("/ping")
+async def ping(request: Request) -> Response:
+    """Whether SageMaker should send requests: 200 or 503, with nothing in it."""
+    service: Service = request.app.state.service
+    well = not service.draining and (not service.suspect or await _encodes(service))
+    return Response(status_code=200 if well else 503)
+
+
+async def _encodes(service: Service) -> bool:
+    """Whether the encoder still works, after something failed; no answer in time is no sign."""
+    with suppress(TimeoutError, BusyError):
+        async with asyncio.timeout(PROBE_S):
+            try:
+                await service.encoder.aencode("ready", lane="query", wait=False)
+            except BusyError:
+                raise
+            except Exception:  # noqa: BLE001 - whatever it is: that is what is asked
+                return False
+        service.suspect = False
+    return True
+
+
+@router.post("/invocations")
+async def invocations(request: Request) -> Response:
+    """One request of any route, or as many as there are lines."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind not in {JSON, *LINES}:
+        raise HTTPException(
+            415, f"content type {kind!r}: send a request as {JSON}, or one a line as {LINES[0]}"
+        )
+    _check_accept(request.headers.get("accept", ""))
+    service: Service = request.app.state.service
+    reader = Reader(service, _attributes(request.headers.get(ATTRIBUTES, "")))
+    content = await request.body()
+    if kind == JSON:
+        reply = await _one(request, reader, content)
+    else:
+        reply = await _lines(request, reader, content, kind)
+    facts: Facts = request.state.facts
+    # SageMaker hands on no other header: by this one a user finds the request's line in the log.
+    reply.extra[ATTRIBUTES] = f"request-id={facts.id}"
+    return reply
+
+
+async def _one(request: Request, reader: Reader, content: bytes) -> Streamed:
+    try:
+        body = reader.read(content)
+    except ValidationError as error:
+        raise RequestValidationError(_placed(error)) from None
+    return await _answer(request, body, request.state.facts, wait=False)
+
+
+async def _lines(request: Request, reader: Reader, content: bytes, kind: str) -> Streamed:
+    """The replies to all lines, in their order. One that is refused refuses all of them.
+
+    Every line is read before any is encoded. The first needs room in the queue at once; a request
+    that has begun is not refused.
+    """
+    service = reader.service
+    lines = content.rstrip().split(b"\n") if content.strip() else []
+    service.check_items(len(lines), "lines")
+    bodies = await service.aside(lambda: [_read_line(reader, *one) for one in enumerate(lines, 1)])
+    texts = (len(getattr(body, "input", ())) for body in bodies)
+    service.check_items(sum(texts), "texts")
+    try:
+        async with asyncio.TaskGroup() as group:
+            calls = [
+                group.create_task(_answer_line(request, body, number))
+                for number, body in enumerate(bodies, 1)
+            ]
+    except* (HTTPException, TaskvecError) as errors:
+        raise errors.exceptions[0] from None
+    parts = (chain(call.result().parts, [b"\n"]) for call in calls)
+    return Streamed(chain.from_iterable(parts), kind)
+
+
+def _read_line(reader: Reader, number: int, line: bytes) -> BaseModel:
+    try:
+        return reader.read(line)
+    except ValidationError as error:
+        status, message, _ = invalid_of(_placed(error)[0])
+        raise HTTPException(status, f"line {number}: {message}") from None
+    except HTTPException as error:
+        raise HTTPException(error.status_code, f"line {number}: {error.detail}") from None
+    except InputError as error:
+        raise HTTPException(422, f"line {number}: {error}") from None
+
+
+async def _answer_line(request: Request, body: BaseModel, number: int) -> Streamed:
+    whole: Facts = request.state.facts
+    most = request.app.state.service.limits.tokens
+    own = Share(whole.id, whole.method, whole.route, whole=whole, most=most)
+    try:
+        return await _answer(request, body, own, wait=number > 1)
+    except HTTPException as error:
+        raise HTTPException(error.status_code, f"line {number}: {error.detail}") from None
+    except TaskvecError as error:
+        status = status_of(error).http
+        if isinstance(error, BusyError) or status >= UNTOLD:
+            raise
+        raise HTTPException(status, f"line {number}: {error}") from None
+
+
+async def _answer(request: Request, body: BaseModel, facts: Facts, *, wait: bool) -> Streamed:
+    service: Service = request.app.state.service
+    if isinstance(body, EmbeddingsRequest):
+        return await embed(service, body, facts, wait=wait)
+    if isinstance(body, ChunksRequest):
+        return await chunk(service, body, facts, wait=wait)
+    if isinstance(body, FingerprintRequest):
+        found = await cards.fingerprint(request, body.model, body.task, body.dimensions)
+    else:
+        found = await cards.models(request)
+    return Streamed([orjson.dumps(found)])
+
+
+def _placed(error: ValidationError) -> list[dict[str, Any]]:
+    """A body's faults, as those of FastAPI's own bodies."""
+    return [{**one, "loc": ("body", *one["loc"])} for one in error.errors()]
+
+
+def _check_accept(accept: str) -> None:
+    """Raises HTTPException 406 where no JSON is accepted; a reply has its request's form."""
+    kinds = [one.partition(";")[0].strip().lower() for one in accept.split(",") if one.strip()]
+    if kinds and not {JSON, *LINES, "application/*", "*/*"} & set(kinds):
+        raise HTTPException(406, f"no reply is {accept!r}: accept {JSON} or {LINES[0]}")
+
+
+def _attributes(header: str) -> Mapping[str, Any]:
+    """Of "task=…, dimensions=…" what is known; the header is the client's for anything else."""
+    pairs: Sequence[tuple[str, str, str]] = [
+        one.strip().partition("=") for one in header.replace(";", ",").split(",")
+    ]
+    found: dict[str, Any] = {name: value for name, _, value in pairs if name in FILLED}
+    if "dimensions" in found:
+        if not found["dimensions"].isdecimal():
+            raise HTTPException(422, f"dimensions in {ATTRIBUTES}: expected a whole number")
+        found["dimensions"] = int(found["dimensions"][:9])
+    return found
