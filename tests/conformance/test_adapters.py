@@ -45,6 +45,7 @@ from tests.conformance.workflows import (
     QdrantCollection,
 )
 from tests.remote_server import serving
+from tests.sagemaker_runtime import ENDPOINT, endpoint, settings
 
 ADAPTERS: list[type[Adapter]] = [
     LangChain,
@@ -118,6 +119,14 @@ def url_of() -> Iterator[Callable[[Embedder], str]]:
         yield served
         for url in urls.values():
             shared_encoder(url).loaded.close()
+
+
+@pytest.fixture(scope="module")
+def endpoint_settings(encoder: Encoder) -> Iterator[dict[str, str]]:
+    """The environment in which an encoder is behind SageMaker's API."""
+    with endpoint(encoder) as runtime:
+        yield settings(runtime.url)
+        shared_encoder(f"sagemaker://{ENDPOINT}").loaded.close()
 
 
 @pytest.fixture(scope="module")
@@ -199,6 +208,18 @@ def test_model_name_finds_the_shared_encoder(
 @every
 def test_model_may_be_a_servers_url(adapter: Any, place: Place, encoder: Encoder) -> None:
     made = adapter({"model": place.url_of(encoder), "dim": 16}, place)
+    assert close(made.query(TEXTS[0]), encoder.encode(TEXTS[0], task="retrieval.query", dim=16))
+    assert close(made.passages(TEXTS), encoder.encode(TEXTS, task="retrieval.passage", dim=16))
+
+
+@every
+def test_model_may_be_a_sagemaker_endpoint(
+    adapter: Any, place: Place, encoder: Encoder, endpoint_settings: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    for name, value in endpoint_settings.items():
+        monkeypatch.setenv(name, value)
+    made = adapter({"model": f"sagemaker://{ENDPOINT}", "dim": 16}, place)
     assert close(made.query(TEXTS[0]), encoder.encode(TEXTS[0], task="retrieval.query", dim=16))
     assert close(made.passages(TEXTS), encoder.encode(TEXTS, task="retrieval.passage", dim=16))
 

@@ -19,7 +19,15 @@ ALLOWED = {
     "adapters": ("taskvec.core", "taskvec.adapters"),
     "integrations": ("taskvec.core", "taskvec.adapters", "taskvec.integrations"),
 }
-OPTIONAL = ("langchain_core", "llama_index", "qdrant_client", "pgvector", "psycopg", "rich")
+OPTIONAL = (
+    "boto3",
+    "langchain_core",
+    "llama_index",
+    "qdrant_client",
+    "pgvector",
+    "psycopg",
+    "rich",
+)
 
 
 def modules(root: str) -> list[Path]:
@@ -67,7 +75,7 @@ def test_nothing_is_unpickled_and_no_remote_code_runs() -> None:
 
 
 def test_public_names_of_the_core() -> None:
-    names = ["Embedder", "Encoder", "RemoteEncoder", "Roles", "shared_encoder"]
+    names = "Embedder Encoder RemoteEncoder Roles SageMakerEncoder shared_encoder".split()
     assert taskvec.core.__all__ == names
     assert all(hasattr(taskvec.core, name) for name in names)
 

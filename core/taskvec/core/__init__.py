@@ -5,11 +5,19 @@ from typing import TYPE_CHECKING
 from taskvec.core.embedder import Embedder, Roles
 from taskvec.core.registry import shared_encoder
 from taskvec.core.remote import RemoteEncoder
+from taskvec.core.sagemaker import SageMakerEncoder
 
 if TYPE_CHECKING:
     from taskvec.core.encoder import Encoder
 
-__all__ = ["Embedder", "Encoder", "RemoteEncoder", "Roles", "shared_encoder"]
+__all__ = [
+    "Embedder",
+    "Encoder",
+    "RemoteEncoder",
+    "Roles",
+    "SageMakerEncoder",
+    "shared_encoder",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -10,6 +10,7 @@ from typing import NamedTuple, Self
 from taskvec.core.embedder import Array, Embedder, Lane, Overflow, Span, TaskArgument
 from taskvec.core.errors import InputError
 from taskvec.core.remote import RemoteEncoder
+from taskvec.core.sagemaker import SCHEME, SageMakerEncoder
 from taskvec.core.source import STARTER
 
 
@@ -155,7 +156,8 @@ def shared_encoder(
 
     Returns at once; the model is loaded at its first use, by whichever thread comes first, and a
     failed load is tried again at the next. Options are those of `Encoder.load`, which says what
-    they raise. "http://…" or "https://…" gives a `RemoteEncoder`, which takes none of them.
+    they raise. "http://…" or "https://…" gives a `RemoteEncoder`, "sagemaker://ENDPOINT" a
+    `SageMakerEncoder`, which take none of them.
     """
     options = _Options(device, dtype, max_tokens, revision, token_budget, queue_tokens)
     return _shared(source, options)
@@ -170,7 +172,7 @@ def embedder_or_shared(
 
 def is_url(source: str | Path) -> bool:
     """Whether a source names a server rather than weights."""
-    return isinstance(source, str) and source.startswith(("http://", "https://"))
+    return isinstance(source, str) and source.startswith(("http://", "https://", SCHEME))
 
 
 def _shared(source: str | Path, options: _Options) -> LazyEmbedder:
@@ -189,7 +191,8 @@ def _load(source: str | Path, options: _Options) -> Embedder:
         return Encoder.load(source, **options._asdict())
     if options != _Options():
         raise InputError("device, dtype and other options are the server's own: give none")
-    return RemoteEncoder(str(source))
+    url = str(source)
+    return SageMakerEncoder.from_url(url) if url.startswith(SCHEME) else RemoteEncoder(url)
 
 
 def _forget() -> None:

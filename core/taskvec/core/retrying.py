@@ -1,6 +1,7 @@
 """When a server is asked again, and what its refusals become."""
 
 import asyncio
+import json
 import random
 import time
 from typing import TYPE_CHECKING
@@ -50,23 +51,29 @@ def failure_of(url: str, cause: "httpx.Response | Exception") -> TaskvecError:
     """The error that stands for a failed request: a reply with an error status, or no reply."""
     if isinstance(cause, Exception):
         return TaskvecError(f"{url} cannot be reached: {type(cause).__name__}: {cause}")
-    status, detail = cause.status_code, _detail(cause)
+    detail = detail_of(cause.content) or cause.reason_phrase
+    return refusal(url, cause.status_code, detail)
+
+
+def refusal(name: str, status: int, detail: str) -> TaskvecError:
+    """The error that stands for a reply with an error status. detail: what the reply says of it."""
     if status in RETRIED:
-        return BusyError(f"{url} is busy ({status}): {detail}")
+        return BusyError(f"{name} is busy ({status}): {detail}")
     if status == LATE:
-        return BusyError(f"{url} took too long ({status}): {detail}")
-    if status == NOT_FOUND and url.endswith("/v1"):
-        return InputError(f"{url} refused the request ({status}): leave out /v1, it is added")
+        return BusyError(f"{name} took too long ({status}): {detail}")
+    if status == NOT_FOUND and name.endswith("/v1"):
+        return InputError(f"{name} refused the request ({status}): leave out /v1, it is added")
     if status in REFUSED:
-        return InputError(f"{url} refused the request ({status}): {detail}")
-    return TaskvecError(f"{url} failed ({status}): {detail}")
+        return InputError(f"{name} refused the request ({status}): {detail}")
+    return TaskvecError(f"{name} failed ({status}): {detail}")
 
 
-def _detail(response: "httpx.Response") -> str:
+def detail_of(content: str | bytes) -> str:
+    """What a server says of an error; "" for a reply that is not in its form."""
     try:
-        return str(response.json()["detail"])
+        return str(json.loads(content)["detail"])
     except (ValueError, KeyError, TypeError):
-        return response.reason_phrase
+        return ""
 
 
 def _asked_for_s(response: "httpx.Response | None") -> float:

@@ -37,11 +37,13 @@ def find(source: str | Path, revision: str | None = None) -> Path:
         pass  # no path at all: a name too long, a NUL, the home of nobody
     if isinstance(source, str) and HUB_ID.fullmatch(source):
         return _download(source, revision)
-    if isinstance(source, str) and source.startswith(("http://", "https://")):
-        raise CheckpointError(f"{source} is a server: use RemoteEncoder or shared_encoder for it")
+    if isinstance(source, str) and source.startswith(("http://", "https://", "sagemaker://")):
+        raise CheckpointError(
+            f"{source} is a server: use RemoteEncoder, SageMakerEncoder or shared_encoder for it"
+        )
     raise CheckpointError(
         f"no model {str(source)!r}: give 'starter', a folder, a hub id such as "
-        "'jinaai/jina-embeddings-v3', or, to an adapter, a server's URL, as 'http://…'"
+        "'jinaai/jina-embeddings-v3', or, to an adapter, a server's URL, as 'http://…' or 'sagemaker://…'"
     )
 
 
