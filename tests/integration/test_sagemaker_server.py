@@ -176,6 +176,18 @@ def test_the_limits_are_those_of_all_lines_together(encoder: Encoder) -> None:
         assert message.endswith("all lines together have more than 60 tokens: send fewer")
 
 
+def test_lines_beyond_the_queue_wait_for_room(checkpoint: Path) -> None:
+    with (
+        Encoder.load(checkpoint, dtype="float32", token_budget=64, queue_tokens=64) as small,
+        serving(small) as server,
+        httpx.Client(base_url=server.url, timeout=60) as client,
+    ):
+        bodies = [{"input": f"open the file {i}"} for i in range(200)]
+        reply = invoke(client, jsonl(*bodies), LINES)
+        assert reply.status_code == 200, reply.text
+        assert len(reply.text.splitlines()) == 200
+
+
 def test_a_full_server_says_when_to_come_again(encoder: Encoder) -> None:
     with serving(encoder, limits=Limits(requests=1)) as server:
         server.app.state.service.in_progress = 1
