@@ -10,7 +10,7 @@ import httpx
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from taskvec.core import Embedder
@@ -24,9 +24,16 @@ STATUSES = {
     "ModelNotReadyException": 429,
     "ServiceUnavailable": 503,
     "InternalFailure": 500,
+    "InternalDependencyException": 530,
+    "BadGateway": 502,
     "AccessDeniedException": 403,
+    "SignatureDoesNotMatch": 403,
     "ValidationError": 400,
 }
+# Others than errors of SageMaker's own: a container that took longer than it may, one that is no
+# taskvec server, a reply that breaks off.
+LATE, OTHERS, BROKEN = "late", "others", "broken"
+TIMED_OUT = "Your invocation timed out while waiting for a response from container primary."
 # SageMaker strips all other headers.
 HANDED_ON = ("content-type", "accept", "x-amzn-sagemaker-custom-attributes")
 HANDED_BACK = ("content-type", "x-amzn-sagemaker-custom-attributes")
@@ -47,13 +54,14 @@ class Told(uvicorn.Server):
 class Runtime:
     """A running endpoint. container: the server behind it.
 
-    failures: codes of errors to answer before serving again. asked: how many requests came.
-    seen: their bodies. headers: of the last request.
+    failures: codes of errors to answer before serving again; see also `LATE` and `BROKEN`.
+    said: with them. asked: how many requests came. seen: their bodies. headers: of the last one.
     """
 
     def __init__(self, container: Server) -> None:
         self.container = container
         self.failures: list[str] = []
+        self.said = "told to fail"
         self.asked = 0
         self.seen: list[dict[str, Any]] = []
         self.headers: dict[str, str] = {}
@@ -72,7 +80,7 @@ class Runtime:
             return _error("MissingAuthenticationTokenException", 403, "not signed")
         if self.failures:
             code = self.failures.pop(0)
-            return _error(code, STATUSES[code], "told to fail")
+            return _failure(code, self.said)
         if request.path_params["name"] != ENDPOINT:
             return _error("ValidationError", 400, f"Endpoint {request.path_params['name']} of "
                           "account 123456789012 not found.")  # fmt: skip
@@ -100,6 +108,19 @@ class Runtime:
         self._server.should_exit = True
         self._thread.join()
         self._socket.close()
+
+
+def _failure(code: str, said: str) -> Response:
+    if code == LATE:
+        message = f'Received server error (0) from primary with message "{TIMED_OUT}".'
+        fields = {"OriginalStatusCode": 0, "OriginalMessage": TIMED_OUT}
+        return _error("ModelError", 424, message, **fields)
+    if code == OTHERS:
+        fields = {"OriginalStatusCode": 422, "OriginalMessage": "<p>none of ours</p>"}
+        return _error("ModelError", 424, "Received client error (422)", **fields)
+    if code == BROKEN:
+        return StreamingResponse(iter([b"{"]), headers={"content-length": "100"})
+    return _error(code, STATUSES[code], said)
 
 
 def _error(code: str, status: int, message: str, **fields: Any) -> Response:

@@ -2,9 +2,12 @@
 
 import asyncio
 import json
+import os
 import socket
 import subprocess
 import sys
+import traceback
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,7 +21,16 @@ from taskvec.core.errors import BusyError, InputError, TaskError, TaskvecError
 from taskvec.core.source import find
 from taskvec.integrations.server import Limits
 from tests.checkpoints import TASKS
-from tests.sagemaker_runtime import ENDPOINT, REGION, Runtime, endpoint, settings
+from tests.sagemaker_runtime import (
+    BROKEN,
+    ENDPOINT,
+    LATE,
+    OTHERS,
+    REGION,
+    Runtime,
+    endpoint,
+    settings,
+)
 
 TEXTS = ["read the file", "", "a thread lock\x00", "query \ud800"]
 
@@ -89,7 +101,10 @@ def test_long_lists_are_split_and_keep_their_order(encoder: Encoder, runtime: Ru
     assert [len(asked["input"]) for asked in runtime.seen[1:]] == [4, 4, 3, 1]
 
 
-AGAIN = ["ThrottlingException", "ModelNotReadyException", "ServiceUnavailable", "InternalFailure"]
+AGAIN = [
+    "ThrottlingException", "ModelNotReadyException", "ServiceUnavailable", "InternalFailure",
+    "InternalDependencyException", "BadGateway", BROKEN,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("code", AGAIN)
@@ -123,9 +138,54 @@ def test_a_container_that_took_too_long_is_not_asked_to_do_it_again(
     remote.tasks  # noqa: B018 - asks for the model's card
     runtime.asked = 0
     runtime.container.failures[:] = [504]
-    with pytest.raises(BusyError, match=r"took too long \(504\)"):
+    with pytest.raises(BusyError, match=r"took too long \(504\): told to fail"):
         remote.encode("text")
-    assert runtime.asked == 1
+    runtime.failures[:] = [LATE]
+    with pytest.raises(BusyError, match=r"took too long .*: Your invocation timed out while"):
+        remote.encode("text")
+    assert runtime.asked == 2
+
+
+def test_a_container_that_is_no_taskvec_server_is_heard_out(
+    runtime: Runtime, remote: SageMakerEncoder
+) -> None:
+    runtime.failures[:] = [OTHERS]
+    with pytest.raises(InputError, match=r"refused the request \(422\): <p>none of ours</p>"):
+        remote.encode("text")
+
+
+def test_the_sessions_token_is_not_told(
+    runtime: Runtime, remote: SageMakerEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    canonical = "POST\nx-amz-security-token:sesame\n"
+    monkeypatch.setattr(runtime, "said", f"It does not match. It should have been\n{canonical}")
+    runtime.failures[:] = ["SignatureDoesNotMatch"]
+    with pytest.raises(TaskvecError, match=r"failed \(403\): SignatureDoesNotMatch") as caught:
+        remote.encode("text")
+    assert "sesame" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_forked_process_gets_threads_and_connections_of_its_own(
+    encoder: Encoder, remote: SageMakerEncoder
+) -> None:
+    want = encoder.encode("text", task=TASKS[0])
+    asyncio.run(remote.aencode(["text"] * 3))  # starts threads, which a fork does not copy
+    mine, reading = remote._client, os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forks with threads
+        child = os.fork()
+    if child == 0:
+        try:
+            got = asyncio.run(asyncio.wait_for(remote.aencode("text", task=TASKS[0]), 20))
+            same = remote._client is mine or not np.allclose(got, want, atol=1e-6)
+            os.write(reading[1], b"no" if same else b"ok")
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    os.close(reading[1])
+    assert os.read(reading[0], 2) == b"ok"
+    os.close(reading[0])
+    assert remote._client is mine
 
 
 def test_one_that_stays_busy_is_given_up(runtime: Runtime) -> None:
@@ -148,6 +208,22 @@ def test_a_client_that_retries_by_itself_is_not_retried_again(runtime: Runtime) 
         assert runtime.asked == 2
         runtime.container.failures[:] = [429]
         assert remote.encode("text").shape == (32,), "botocore retries no ModelError"
+        for code in ("ModelNotReadyException", "InternalDependencyException", BROKEN):
+            runtime.asked, runtime.failures[:] = 0, [code]
+            assert remote.encode("text").shape == (32,), code
+            assert runtime.asked == 2
+    client.close()
+
+
+def test_boto3s_own_default_is_not_retried_again(runtime: Runtime) -> None:
+    legacy = Config(retries={"mode": "legacy", "total_max_attempts": 2})
+    client = boto3.client("sagemaker-runtime", config=legacy)
+    with SageMakerEncoder(ENDPOINT, client=client) as remote:
+        remote.tasks  # noqa: B018 - asks for the model's card
+        runtime.asked, runtime.failures[:] = 0, ["ModelNotReadyException"] * 2
+        with pytest.raises(BusyError, match="ModelNotReadyException"):
+            remote.encode("text")
+    assert runtime.asked == 2
     client.close()
 
 
@@ -252,6 +328,11 @@ def test_its_url_is_a_model(encoder: Encoder, runtime: Runtime) -> None:
         ("sagemaker://", "endpoint_name is ''"),
         ("sagemaker://a_b", "endpoint_name is 'a_b'"),
         ("sagemaker://a/b", "endpoint_name is 'a/b'"),
+        ("sagemaker://[a", r"endpoint_name is '\[a'"),
+        ("sagemaker://a#b", "endpoint_name is 'a#b'"),
+        ("sagemaker://a?region=", "sagemaker://a: give each option once, and a value with it"),
+        ("sagemaker://a?model=x&model=y", "give each option once"),
+        ("sagemaker://a?region=x.y/z", "doesn't match a supported format"),
         ("sagemaker://a?zone=x", r"has the options \['zone'\]: use \['inference_component'"),
     ],
 )

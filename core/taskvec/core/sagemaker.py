@@ -7,14 +7,15 @@ credentials and connections are boto3's.
 import asyncio
 import importlib
 import json
+import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 from taskvec.core.errors import BusyError, InputError, MissingExtraError, TaskvecError
 from taskvec.core.inputs import check_seconds
-from taskvec.core.retrying import RETRIED, Retries, detail_of, refusal
+from taskvec.core.retrying import LATE, RETRIED, Retries, detail_of, refusal
 from taskvec.core.served import ServedEncoder, parsed
 
 SCHEME = "sagemaker://"
@@ -31,7 +32,11 @@ BUSY = frozenset({
     "InternalDependencyException", "InternalFailure", "ModelNotReadyException",
     "ServiceUnavailable", "Throttling", "ThrottlingException", "TooManyRequestsException",
 })  # fmt: skip
+# Statuses that botocore asks again after, where it does: its older mode after 429, too.
+BELOW = frozenset({400, 500, 502, 503, 504})
+BELOW_LEGACY = BELOW | {429}
 OF_MODEL = "ModelError"  # the container's own reply, with its status and body inside
+LONGEST = 500  # characters of a message that may be anybody's
 
 
 class _AgainError(Exception):
@@ -94,26 +99,31 @@ class SageMakerEncoder(ServedEncoder):
         if inference_component is not None:
             self._target["InferenceComponentName"] = inference_component
         self._botocore = _boto("botocore.exceptions")
+        self._region, self._timeout_s = region, timeout_s
         self._owned = client is None
-        self._client = self._connect(region, timeout_s) if client is None else client
-        configured = self._client.meta.config.retries or {}
-        self._retried_below = configured.get("total_max_attempts") != 1
-        self._threads = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="taskvec-sagemaker")
+        self._client = client
         self._closed = False
+        self._open()
+        configured = self._client.meta.config.retries or {}
+        legacy = configured.get("mode", "legacy") == "legacy"
+        self._below: frozenset[int] = BELOW_LEGACY if legacy else BELOW
+        if configured.get("total_max_attempts") == 1:
+            self._below = frozenset()
 
     @classmethod
     def from_url(cls, url: str) -> Self:
         """The encoder of "sagemaker://ENDPOINT?region=…&model=…&inference_component=…".
 
-        All options may be left out. Raises InputError for another one.
+        All options may be left out. Raises InputError for another one, or one that is empty.
         """
-        parts = urlsplit(url)
-        options = dict(parse_qsl(parts.query, keep_blank_values=True))
+        name, _, query = url.removeprefix(SCHEME).partition("?")
+        pairs = parse_qsl(query, keep_blank_values=True)
+        options = dict(pairs)
         if unknown := sorted(set(options) - OPTIONS):
-            raise InputError(
-                f"{SCHEME}{parts.netloc} has the options {unknown}: use {sorted(OPTIONS)}"
-            )
-        return cls(parts.netloc + parts.path, **options)  # type: ignore[arg-type]  # those checked
+            raise InputError(f"{SCHEME}{name} has the options {unknown}: use {sorted(OPTIONS)}")
+        if len(options) < len(pairs) or not all(options.values()):
+            raise InputError(f"{SCHEME}{name}: give each option once, and a value with it")
+        return cls(name, **options)  # type: ignore[arg-type]  # those checked
 
     def close(self) -> None:
         """Close the connections, and end the threads of awaited calls once those are done."""
@@ -125,6 +135,13 @@ class SageMakerEncoder(ServedEncoder):
     async def aclose(self) -> None:
         """`close`, for those who await: no connection belongs to an event loop."""
         self.close()
+
+    def _open(self) -> None:
+        """Threads, and a client unless one is given, of this process."""
+        self._process = os.getpid()
+        self._threads = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="taskvec-sagemaker")
+        if self._owned:
+            self._client = self._connect(self._region, self._timeout_s)
 
     def _connect(self, region: str | None, timeout_s: float) -> Any:
         config = _boto("botocore.config").Config(
@@ -183,24 +200,32 @@ class SageMakerEncoder(ServedEncoder):
             reply = self._client.invoke_endpoint(
                 **self._target, Body=body, ContentType=JSON, Accept=JSON
             )
-            content: bytes = reply["Body"].read()
         except self._botocore.ClientError as error:
-            raise self._refused(error.response) from error
+            raise self._refused(error.response) from None  # its own message may hold a token
         except self._botocore.BotoCoreError as error:
             raise self._unsent(error) from error
+        try:
+            content: bytes = reply["Body"].read()
+        except self._botocore.BotoCoreError as error:  # botocore does not ask again by now
+            raise _AgainError(self._unreached(error)) from error
         return content
 
     def _refused(self, response: dict[str, Any]) -> Exception:
         """What stands for a reply of SageMaker's with an error in it."""
-        code, message = response["Error"].get("Code", ""), response["Error"].get("Message", "")
+        code = response["Error"].get("Code", "")
+        message = _shown(response["Error"].get("Message", ""))
         if code == OF_MODEL:
-            status = int(response.get("OriginalStatusCode") or 0)
-            failure = refusal(self._name, status, detail_of(response.get("OriginalMessage", "")))
+            # 0 stands for a container that did not reply in SageMaker's own time.
+            status = int(response.get("OriginalStatusCode") or LATE)
+            original = response.get("OriginalMessage", "")
+            failure = refusal(
+                self._name, status, detail_of(original) or _shown(original) or message
+            )
             return _AgainError(failure) if status in RETRIED else failure
-        if code in BUSY:
-            busy = BusyError(f"{self._name} is busy ({code}): {message}")
-            return busy if self._retried_below else _AgainError(busy)
         status = response["ResponseMetadata"]["HTTPStatusCode"]
+        if code in BUSY or status in RETRIED:
+            busy = BusyError(f"{self._name} is busy ({code}): {message}")
+            return busy if status in self._below else _AgainError(busy)
         return refusal(self._name, status, f"{code}: {message}")
 
     def _unsent(self, error: Exception) -> Exception:
@@ -208,12 +233,17 @@ class SageMakerEncoder(ServedEncoder):
         kinds = self._botocore
         if not isinstance(error, kinds.HTTPClientError | kinds.ConnectionError):
             return TaskvecError(f"{self._name} cannot be asked: {error}")
-        failure = TaskvecError(f"{self._name} cannot be reached: {type(error).__name__}: {error}")
-        return failure if self._retried_below else _AgainError(failure)
+        failure = self._unreached(error)
+        return failure if self._below else _AgainError(failure)
+
+    def _unreached(self, error: Exception) -> TaskvecError:
+        return TaskvecError(f"{self._name} cannot be reached: {type(error).__name__}: {error}")
 
     def _check_open(self) -> None:
         if self._closed:
             raise BusyError("the encoder is closed: make it again")
+        if self._process != os.getpid():  # threads do not survive a fork, nor may sockets be shared
+            self._open()
 
 
 def _body(path: str, content: dict[str, Any] | None) -> bytes:
@@ -223,6 +253,11 @@ def _body(path: str, content: dict[str, Any] | None) -> bytes:
     """
     fields = {"route": path} if content is None else {"route": path, "task": None, **content}
     return json.dumps(fields, ensure_ascii=False).encode()
+
+
+def _shown(message: str) -> str:
+    """A message's first line: after a false signature, the next ones hold the session's token."""
+    return message.partition("\n")[0].strip()[:LONGEST]
 
 
 def _boto(module: str) -> Any:
