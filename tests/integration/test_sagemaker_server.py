@@ -155,13 +155,57 @@ def test_a_bad_line_refuses_all_and_is_named(
     assert message in refusal(reply, status)
 
 
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [
+        ("{", 400),
+        ('{"input": "x", "task": "y"}', 422),
+        ('{"input": "x", "dimensions": 9}', 422),
+        ('{"input": "x", "model": "y"}', 404),
+    ],
+)
 def test_nothing_is_encoded_where_a_line_cannot_be_read(
-    encoder: Encoder, client: httpx.Client
+    encoder: Encoder, client: httpx.Client, line: str, status: int
 ) -> None:
     before = encoder.stats().texts
     bodies = [json.dumps({"input": "x"})] * 20
-    refusal(invoke(client, "\n".join([*bodies, "{"]), LINES), 400)
+    refusal(invoke(client, "\n".join([*bodies, line]), LINES), status)
     assert encoder.stats().texts == before
+
+
+def test_a_ping_does_not_wait_for_all_lines(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[Any] = []
+
+    def slowly(_: Encoder, texts: list[str], **options: Any) -> list[int]:
+        time.sleep(0.005)
+        counted.append(options)
+        return [3] * len(texts)
+
+    monkeypatch.setattr(Encoder, "count_tokens", slowly)
+    with ThreadPoolExecutor(1) as pool:
+        lines = pool.submit(invoke, client, jsonl(*[{"input": "x"}] * 400), LINES)
+        until(lambda: counted)
+        assert client.get("/ping").status_code == 200
+        assert len(counted) < 400
+        assert lines.result().status_code == 200
+
+
+def test_lines_may_begin_with_a_mark_of_their_encoding(client: httpx.Client) -> None:
+    line = b'\xef\xbb\xbf{"input": "x"}'
+    assert invoke(client, line + b"\r\n" + line[3:], LINES).text.count("\n") == 2
+    assert invoke(client, line).status_code == 200
+
+
+def test_other_separators_of_lines_are_text(client: httpx.Client) -> None:
+    body = {"route": "/v1/chunks", "return_text": True, "input": "a\u2028b\x85c\u2029d"}
+    line = json.dumps(body, ensure_ascii=False).encode()
+    reply = invoke(client, line + b"\n" + line, LINES)
+    lines = reply.content.split(b"\n")
+    assert lines.pop() == b""
+    texts = [json.loads(one)["data"][0]["chunks"][0]["text"] for one in lines]
+    assert texts == [body["input"]] * 2
 
 
 def test_the_limits_are_those_of_all_lines_together(encoder: Encoder) -> None:
@@ -170,6 +214,15 @@ def test_the_limits_are_those_of_all_lines_together(encoder: Encoder) -> None:
         assert invoke(client, jsonl(one, two), LINES).status_code == 200
         assert "input has 4 texts" in refusal(invoke(client, jsonl(two, two), LINES), 422)
         assert "input has 4 lines" in refusal(invoke(client, jsonl(*[one] * 4), LINES), 422)
+        spans = {"route": "/v1/chunks", "input": {"text": "a b", "spans": [[0, 1], [2, 3]]}}
+        assert invoke(client, jsonl(spans), LINES).status_code == 200
+        refused = invoke(client, jsonl(spans, spans), LINES)
+        assert "line 2: input has 4 chunks" in refusal(refused, 422)
+        split = {"by": "sentence"}
+        cut = {"route": "/v1/chunks", "input": "One. Two.", "split": split}
+        assert invoke(client, jsonl(cut), LINES).status_code == 200
+        refused = invoke(client, jsonl(cut, cut), LINES)
+        assert "input has 4 chunks" in refusal(refused, 422)
         long = {"input": "open file " * 10}
         assert invoke(client, jsonl(long), LINES).status_code == 200
         message = refusal(invoke(client, jsonl(long, long, long), LINES), 422)
@@ -212,8 +265,11 @@ def test_other_content_types_are_refused(client: httpx.Client, kind: str) -> Non
         ("application/*;q=0.5", 200),
         (f"text/csv, {LINES}", 200),
         ("", 200),
+        ("text/csv;q=1, */*;q=0.1", 200),
         ("text/csv", 406),
         ("application/x-npy", 406),
+        (f"{JSON};q=0", 406),
+        ("text/csv, */*; q=0.0", 406),
     ],
 )
 def test_a_reply_is_json_or_none(client: httpx.Client, accept: str, status: int) -> None:
@@ -338,7 +394,7 @@ def packed(folder: Path, **variables: str) -> dict[str, str]:
 
 def test_settings_come_from_the_environment(checkpoint: Path) -> None:
     read = Settings.read(packed(checkpoint))
-    assert (read.model, read.name, read.grace_s) == (str(checkpoint), "taskvec", 25)
+    assert (read.model, read.name, read.grace_s) == (str(checkpoint), "taskvec", 24)
     assert read.limits == Limits(deadline_s=55)
     given = Settings.read(
         packed(
@@ -363,7 +419,8 @@ def test_settings_come_from_the_environment(checkpoint: Path) -> None:
     )  # fmt: skip
     batch = {"SAGEMAKER_BATCH": "true", "SAGEMAKER_MAX_PAYLOAD_IN_MB": "100"}
     limits = Settings.read(packed(checkpoint, **batch)).limits
-    assert limits == Limits(deadline_s=3600, body_bytes=100 << 20)
+    size = 100 << 20
+    assert limits == Limits(deadline_s=3600, body_bytes=size, tokens=size, items=1 << 17)
     large = Settings.read(packed(checkpoint, TASKVEC_MAX_BODY=str(1 << 30))).limits
     assert large.bodies_bytes == 1 << 30
     both = {"TASKVEC_MAX_BODY": "10", "TASKVEC_MAX_BODIES": "20"}

@@ -1,6 +1,7 @@
 """`POST /v1/chunks`: documents in, spans and late-chunked vectors out."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from fastapi import APIRouter, Request
@@ -28,15 +29,23 @@ async def chunks(body: ChunksRequest, request: Request) -> Response:
 
 
 async def chunk(
-    service: Service, body: ChunksRequest, facts: Facts, *, wait: bool = False
+    service: Service,
+    body: ChunksRequest,
+    facts: Facts,
+    *,
+    wait: bool = False,
+    seen: Counter[str] | None = None,
 ) -> Listing:
-    """The reply. wait: for room in the encoder's queue, instead of being refused."""
+    """The reply. wait: for room in the encoder's queue, instead of being refused.
+
+    seen: what other lines hold, as for `Service.check_items`.
+    """
     call = service.call(body.model, body.task)
     dim = check_dim(body.dimensions, service.encoder.dims)
     texts = [document.text for document in body.input]
     tokens = sum(await service.counts(texts, call.task))
     spans = await service.aside(lambda: _all_spans(body))
-    service.check_items(sum(map(len, spans)), "chunks")
+    service.check_items(sum(map(len, spans)), "chunks", seen)
     check_cover(texts, spans)
     facts.fill(call.task, "bulk", texts=len(texts), tokens=tokens)
     with encode_span(facts):

@@ -1,9 +1,11 @@
 """SageMaker's routes: `GET /ping`, and `POST /invocations`, which stands for all the others."""
 
 import asyncio
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
@@ -15,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from taskvec.core.errors import BusyError, InputError, TaskvecError, status_of
+from taskvec.core.pooling import check_dim
 from taskvec.core.served import CHUNKS, EMBEDDINGS, FINGERPRINT, MODELS
 from taskvec.integrations.server import cards
 from taskvec.integrations.server.chunks import chunk
@@ -31,6 +34,9 @@ LINES = ("application/jsonlines", "application/x-jsonlines", "application/jsonl"
 ATTRIBUTES = "x-amzn-sagemaker-custom-attributes"
 # What may stand in the attributes' header for a body that does not say it.
 FILLED = frozenset({"task", "dimensions", "embedding_type"})
+LINES_AT_ONCE = 1024  # enough to fill batches
+BOM = b"\xef\xbb\xbf"
+ZERO = re.compile(r"q\s*=\s*0(\.0*)?")
 PROBE_S = 1.5  # SageMaker waits 2 s for a reply to its ping
 
 router = APIRouter(include_in_schema=False)
@@ -62,10 +68,14 @@ KINDS: Mapping[str, type[BaseModel]] = {
 
 @dataclass(frozen=True)
 class Reader:
-    """Reads requests. given: what the attributes' header says for those that do not say it."""
+    """Reads requests. given: what the attributes' header says for those that do not say it.
+
+    seen: what the lines that were read hold, as for `Service.check_items`.
+    """
 
     service: Service
     given: Mapping[str, Any]
+    seen: Counter[str] = field(default_factory=Counter)
 
     def read(self, content: bytes) -> BaseModel:
         """A request. Raises HTTPException, InputError, or ValidationError for one that is none."""
@@ -80,7 +90,7 @@ class Reader:
             raise InputError(f"unknown route {route!r}: use one of {tuple(KINDS)}")
         if route == EMBEDDINGS and (wrong := {"split", "return_text"} & set(body)):
             raise InputError(f'{min(wrong)} is of another route: say "route": "{CHUNKS}"')
-        check_sizes(body, self.service)
+        check_sizes(body, self.service, self.seen)
         return KINDS[route].model_validate(self._filled(route, body))
 
     def _filled(self, route: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -112,6 +122,16 @@ class Share(Facts):
         whole.lane = self.lane if whole.lane in {"", self.lane} else "bulk"
         if whole.tokens > self.most:
             raise InputError(f"all lines together have more than {self.most} tokens: send fewer")
+
+
+@dataclass
+class Work:
+    """What the answers to a request's lines share: its limits, and how many are under way."""
+
+    request: Request
+    tokens: int
+    seen: Counter[str] = field(default_factory=Counter)
+    room: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(LINES_AT_ONCE))
 
 
 @router.head("/ping")
@@ -148,7 +168,7 @@ async def invocations(request: Request) -> Response:
     _check_accept(request.headers.get("accept", ""))
     service: Service = request.app.state.service
     reader = Reader(service, _attributes(request.headers.get(ATTRIBUTES, "")))
-    content = await request.body()
+    content = (await request.body()).removeprefix(BOM)
     if kind == JSON:
         reply = await _one(request, reader, content)
     else:
@@ -171,20 +191,21 @@ async def _lines(request: Request, reader: Reader, content: bytes, kind: str) ->
     """The replies to all lines, in their order. One that is refused refuses all of them.
 
     Every line is read before any is encoded. The first needs room in the queue at once; a request
-    that has begun is not refused.
+    that has begun is not refused. LINES_AT_ONCE are under way, and none begins before whatever else
+    the event loop has to do.
     """
     service = reader.service
     lines = content.rstrip().split(b"\n") if content.strip() else []
     service.check_items(len(lines), "lines")
     bodies = await service.aside(lambda: [_read_line(reader, *one) for one in enumerate(lines, 1)])
-    texts = (len(getattr(body, "input", ())) for body in bodies)
-    service.check_items(sum(texts), "texts")
+    work = Work(request, service.limits.tokens)
+    calls = []
     try:
         async with asyncio.TaskGroup() as group:
-            calls = [
-                group.create_task(_answer_line(request, body, number))
-                for number, body in enumerate(bodies, 1)
-            ]
+            for number, body in enumerate(bodies, 1):
+                await work.room.acquire()
+                calls.append(group.create_task(_answer_line(work, body, number)))
+                await asyncio.sleep(0)
     except* (HTTPException, TaskvecError) as errors:
         raise errors.exceptions[0] from None
     parts = (chain(call.result().parts, [b"\n"]) for call in calls)
@@ -193,7 +214,8 @@ async def _lines(request: Request, reader: Reader, content: bytes, kind: str) ->
 
 def _read_line(reader: Reader, number: int, line: bytes) -> BaseModel:
     try:
-        return reader.read(line)
+        body = reader.read(line)
+        _check_names(reader.service, body)
     except ValidationError as error:
         status, message, _ = invalid_of(_placed(error)[0])
         raise HTTPException(status, f"line {number}: {message}") from None
@@ -201,14 +223,21 @@ def _read_line(reader: Reader, number: int, line: bytes) -> BaseModel:
         raise HTTPException(error.status_code, f"line {number}: {error.detail}") from None
     except InputError as error:
         raise HTTPException(422, f"line {number}: {error}") from None
+    return body
 
 
-async def _answer_line(request: Request, body: BaseModel, number: int) -> Streamed:
-    whole: Facts = request.state.facts
-    most = request.app.state.service.limits.tokens
-    own = Share(whole.id, whole.method, whole.route, whole=whole, most=most)
+def _check_names(service: Service, body: BaseModel) -> None:
+    """Raises what an answer would, for a model, task or dim that is none."""
+    if isinstance(body, EmbeddingsRequest | ChunksRequest | FingerprintRequest):
+        service.call(body.model, body.task)
+        check_dim(body.dimensions, service.encoder.dims)
+
+
+async def _answer_line(work: Work, body: BaseModel, number: int) -> Streamed:
+    whole: Facts = work.request.state.facts
+    own = Share(whole.id, whole.method, whole.route, whole=whole, most=work.tokens)
     try:
-        return await _answer(request, body, own, wait=number > 1)
+        return await _answer(work.request, body, own, wait=number > 1, seen=work.seen)
     except HTTPException as error:
         raise HTTPException(error.status_code, f"line {number}: {error.detail}") from None
     except TaskvecError as error:
@@ -216,14 +245,23 @@ async def _answer_line(request: Request, body: BaseModel, number: int) -> Stream
         if isinstance(error, BusyError) or status >= UNTOLD:
             raise
         raise HTTPException(status, f"line {number}: {error}") from None
+    finally:
+        work.room.release()
 
 
-async def _answer(request: Request, body: BaseModel, facts: Facts, *, wait: bool) -> Streamed:
+async def _answer(
+    request: Request,
+    body: BaseModel,
+    facts: Facts,
+    *,
+    wait: bool,
+    seen: Counter[str] | None = None,
+) -> Streamed:
     service: Service = request.app.state.service
     if isinstance(body, EmbeddingsRequest):
         return await embed(service, body, facts, wait=wait)
     if isinstance(body, ChunksRequest):
-        return await chunk(service, body, facts, wait=wait)
+        return await chunk(service, body, facts, wait=wait, seen=seen)
     if isinstance(body, FingerprintRequest):
         found = await cards.fingerprint(request, body.model, body.task, body.dimensions)
     else:
@@ -238,8 +276,9 @@ def _placed(error: ValidationError) -> list[dict[str, Any]]:
 
 def _check_accept(accept: str) -> None:
     """Raises HTTPException 406 where no JSON is accepted; a reply has its request's form."""
-    kinds = [one.partition(";")[0].strip().lower() for one in accept.split(",") if one.strip()]
-    if kinds and not {JSON, *LINES, "application/*", "*/*"} & set(kinds):
+    given = [[part.strip().lower() for part in one.split(";")] for one in accept.split(",")]
+    kinds = {kind for kind, *rest in given if not any(map(ZERO.fullmatch, rest))}
+    if accept.strip() and not {JSON, *LINES, "application/*", "*/*"} & kinds:
         raise HTTPException(406, f"no reply is {accept!r}: accept {JSON} or {LINES[0]}")
 
 

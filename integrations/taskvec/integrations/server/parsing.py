@@ -1,5 +1,6 @@
 """Bodies are parsed by orjson, and counted: a large one holds up no other request for long."""
 
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -28,21 +29,23 @@ class JsonRequest(Request):
         return body
 
 
-def check_sizes(body: object, service: Service) -> None:
+def check_sizes(body: object, service: Service, seen: Counter[str] | None = None) -> None:
     """Count what lists and objects of a body hold, before each item of them is looked at.
 
     Pydantic makes an object of each item, and an error of each that does not fit.
+    seen: what the request's other lines hold, as for `Service.check_items`.
     Raises InputError for more than a request may have.
     """
     if not isinstance(body, dict):
         return
     given = body.get("input")
     inputs = given if isinstance(given, list) else [given]
-    service.check_items(len(inputs), "texts")
+    service.check_items(len(inputs), "texts", seen)
     documents = [one for one in inputs if isinstance(one, dict)]
     for name in ("spans", "chunks"):
         lists = (one.get(name) for one in documents)
-        service.check_items(sum(len(own) for own in lists if isinstance(own, list)), "chunks")
+        count = sum(len(own) for own in lists if isinstance(own, list))
+        service.check_items(count, "chunks", seen)
     split = body.get("split")
     for one in (body, split if isinstance(split, dict) else {}):
         _check_fields(len(one), FIELDS)

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
@@ -141,8 +142,14 @@ class Service:
         """What some work gives, done in another thread than the event loop's."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
-    def check_items(self, count: int, what: str) -> None:
-        """Raises InputError for more texts or spans than a request may have."""
+    def check_items(self, count: int, what: str, seen: Counter[str] | None = None) -> None:
+        """Raises InputError for more texts or spans than a request may have.
+
+        seen: how many of each its other lines have; counted up.
+        """
+        if seen is not None:
+            seen[what] += count
+            count = seen[what]
         if count > self.limits.items:
             raise InputError(
                 f"input has {count} {what}: a request may have {self.limits.items}, send several"

@@ -16,9 +16,12 @@ LEVELS = ("debug", "info", "warning", "error")
 PREFIX = "TASKVEC_"
 # SageMaker waits 60 s for a reply, and batch transform an hour at most.
 DEADLINE_S, BATCH_DEADLINE_S = 55.0, 3600.0
-# SIGKILL comes 30 s after SIGTERM.
-GRACE_S = 25.0
+# SIGKILL comes 30 s after SIGTERM, and the server takes up to 4 s beside it.
+GRACE_S = 24.0
 MEBIBYTE = 1 << 20
+# Batch transform fills a request with lines, 6 MB of them unless told otherwise: a file that is
+# one's own. So many texts of dim 1024 take 512 MiB.
+BATCH_ITEMS = 1 << 17
 
 
 def _count(text: str) -> int:
@@ -34,7 +37,7 @@ def _seconds(text: str) -> float:
     return value
 
 
-def _seconds_or_none(text: str) -> float:
+def _seconds_from_0(text: str) -> float:
     value = float(text)
     if not 0 <= value < 1e9:
         raise ValueError("expected a number of seconds from 0")
@@ -62,7 +65,7 @@ OTHERS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "TASKVEC_DTYPE": ("dtype", str),
     "TASKVEC_DEFAULT_TASK": ("default_task", str),
     "TASKVEC_MAX_QUEUED_TOKENS": ("queue_tokens", _count),
-    "TASKVEC_DRAIN": ("drain_s", _seconds_or_none),
+    "TASKVEC_DRAIN": ("drain_s", _seconds_from_0),
     "TASKVEC_GRACE": ("grace_s", _seconds),
     "TASKVEC_LOG_LEVEL": ("log_level", _level),
 }
@@ -139,7 +142,13 @@ def _usual(environ: Mapping[str, str]) -> dict[str, Any]:
         return {"deadline_s": DEADLINE_S}
     payload = environ.get("SAGEMAKER_MAX_PAYLOAD_IN_MB", "")
     size = int(payload) * MEBIBYTE if payload.isdecimal() else 0
-    return {"deadline_s": BATCH_DEADLINE_S, "body_bytes": max(size, Limits.body_bytes)}
+    body = max(size, Limits.body_bytes)
+    return {
+        "deadline_s": BATCH_DEADLINE_S,
+        "body_bytes": body,
+        "items": BATCH_ITEMS,
+        "tokens": body,  # a token is a byte or more
+    }
 
 
 def _found(
