@@ -9,6 +9,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import boto3
@@ -16,10 +17,12 @@ import numpy as np
 import pytest
 from botocore.config import Config
 
+from taskvec.adapters.llama_index import TaskvecEmbedding
 from taskvec.core import Embedder, Encoder, SageMakerEncoder, shared_encoder
 from taskvec.core.errors import BusyError, InputError, TaskError, TaskvecError
 from taskvec.core.source import find
 from taskvec.integrations.server import Limits
+from tests.asking import held, release, until
 from tests.checkpoints import TASKS
 from tests.sagemaker_runtime import (
     BROKEN,
@@ -301,6 +304,24 @@ async def test_many_awaited_calls_each_get_their_own(
     texts = [f"text {i}" for i in range(40)]
     got = await asyncio.gather(*(remote.aencode(text, task=TASKS[0]) for text in texts))
     np.testing.assert_allclose(got, encoder.encode(texts, task=TASKS[0]), atol=1e-5)
+
+
+def test_callers_in_many_threads_keep_their_connections(
+    encoder: Encoder, runtime: Runtime, remote: SageMakerEncoder, caplog: pytest.LogCaptureFixture
+) -> None:
+    remote.tasks  # noqa: B018 - asks for the model's card
+    service = runtime.container.app.state.service
+    with ThreadPoolExecutor(20) as pool, held(encoder):
+        calls = [pool.submit(remote.encode, "text") for _ in range(20)]
+        until(lambda: service.in_progress == 20)
+        release.set()
+        assert {call.result().shape for call in calls} == {(32,)}
+    assert "urllib3.connectionpool" not in {record.name for record in caplog.records}
+
+
+def test_events_of_a_url_that_is_none_show_no_more_than_its_scheme() -> None:
+    payload = TaskvecEmbedding(model_name="sagemaker://user:sesame@[x").to_payload()
+    assert payload["model_name"] == "sagemaker://…"
 
 
 async def test_after_close_it_is_busy(runtime: Runtime) -> None:

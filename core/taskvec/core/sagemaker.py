@@ -23,8 +23,10 @@ NAME = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}")
 OPTIONS = frozenset({"region", "model", "inference_component"})
 JSON = "application/json"
 CONNECT_S = 10.0
-# As many requests at once as boto3 gets connections; awaited ones wait for a thread, not a loop.
-CONNECTIONS = 16
+# Awaited calls wait for one of these, and hold up no event loop.
+THREADS = 16
+# Kept open for all callers; urllib3 warns of each beyond them that it does not keep.
+CONNECTIONS = 64
 # About 16,000 tokens: SageMaker ends what takes a container longer than 60 s.
 CHARACTERS = 1 << 16
 # What SageMaker itself answers where asking again may help.
@@ -139,7 +141,7 @@ class SageMakerEncoder(ServedEncoder):
     def _open(self) -> None:
         """Threads, and a client unless one is given, of this process."""
         self._process = os.getpid()
-        self._threads = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="taskvec-sagemaker")
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="taskvec-sagemaker")
         if self._owned:
             self._client = self._connect(self._region, self._timeout_s)
 

@@ -331,8 +331,11 @@ def _vectors(data: list[dict[str, Any]], shape: tuple[int, int]) -> Array:
 
 
 def without_secrets(url: str) -> str:
-    """A URL as messages show it: without user, password and query."""
-    parts = urlsplit(url)
+    """A URL as messages show it: without user, password and query; of one that is none, less."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return f"{url.partition('://')[0]}://…"
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}".rstrip("/")
 
 
