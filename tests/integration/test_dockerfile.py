@@ -16,6 +16,7 @@ import httpx
 import numpy as np
 import pytest
 from dockerfile_parse import DockerfileParser
+from packaging.requirements import Requirement
 
 from taskvec.core import Encoder
 
@@ -107,6 +108,23 @@ def test_what_it_copies_is_there_and_not_ignored() -> None:
     }
     assert copied == kept
     assert all((ROOT / name).exists() for name in copied)
+
+
+def test_a_change_of_the_sources_installs_no_dependency_again(tmp_path: Path) -> None:
+    steps = [one["content"] for one in DockerfileParser(path=str(DOCKERFILE)).structure]
+    sources = next(number for number, one in enumerate(steps) if one.startswith("COPY core"))
+    later = [one for one in steps[sources:] if " pip " in one.replace("/opt/venv/bin/", " ")]
+    assert len(later) == 2, "the wheel is made, and installed"
+    assert all("--no-deps" in one for one in later)
+    [listing] = [one for one in steps[:sources] if "tomllib" in one]
+    code = listing.partition(' -c "')[2].partition('" >')[0]
+    (tmp_path / "pyproject.toml").symlink_to(ROOT / "pyproject.toml")
+    run = subprocess.run(
+        ["/bin/bash", "-c", f'{sys.executable} -c "{code}"'],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    listed = {Requirement(line).name for line in run.stdout.splitlines()}
+    assert {"torch", "transformers", "safetensors", "fastapi", "uvicorn"} <= listed
 
 
 @contextmanager
