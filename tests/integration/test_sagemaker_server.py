@@ -360,6 +360,21 @@ def test_an_invocation_that_is_cut_off_at_the_end_is_told_so(encoder: Encoder) -
         until(lambda: encoder.stats().lanes["query"].queued_rows == 0)
 
 
+def test_a_client_that_hangs_up_while_it_sends_is_no_failure(
+    http_server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    place, service = httpx.URL(http_server.url), http_server.app.state.service
+    head = b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    with caplog.at_level("INFO", "taskvec.server"):
+        with socket.create_connection((place.host, place.port)) as half:
+            half.sendall(head + b"Content-Length: 100\r\n\r\n{")
+            until(lambda: service.held_bytes == 1)
+        until(lambda: "request" in {record.getMessage() for record in caplog.records})
+    [record] = caplog.records
+    assert record.taskvec["status"] == 499
+    assert not service.suspect
+
+
 class Broken:
     """An encoder whose model fails, as one does on a device that is lost, while `failing`."""
 

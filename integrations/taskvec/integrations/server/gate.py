@@ -5,6 +5,7 @@ import time
 import uuid
 from collections.abc import Collection
 
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -133,7 +134,7 @@ class Gate:
     ) -> None:
         error = None if work.cancelled() else work.exception()
         stalled = isinstance(error, TimeoutError) and exchange.started
-        if error is not None and not stalled:
+        if error is not None and not stalled and not isinstance(error, ClientDisconnect):
             log_failure(facts, error)
             self._service.suspect = True
         if hung_up or exchange.gone_early or exchange.started:
