@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -10,6 +11,7 @@ import httpx
 import numpy as np
 import pytest
 
+from taskvec.adapters.langchain import TaskvecEmbeddings
 from taskvec.core import Embedder, Encoder, RemoteEncoder, shared_encoder
 from taskvec.core.embedder import Array
 from taskvec.core.errors import BusyError, InputError, LengthError, TaskError, TaskvecError
@@ -17,6 +19,7 @@ from taskvec.integrations.server import Limits
 from tests.checkpoints import TASKS
 from tests.remote_server import Server, serving
 
+KEY = "a-key-of-the-tests"
 TEXTS = ["read the file", "", "a thread lock\x00", "query \ud800"]
 
 
@@ -127,6 +130,69 @@ def test_the_key_is_sent(server: Server, monkeypatch: pytest.MonkeyPatch) -> Non
     with RemoteEncoder(server.url) as remote:
         remote.encode("text")
     assert server.keys == ["Bearer secret"] * 2 + ["Bearer other"] * 2
+
+
+async def test_a_key_that_is_put_right_counts_at_once(
+    encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TASKVEC_API_KEY", raising=False)
+    with serving(encoder, keys=[KEY]) as server:
+        for awaited in (False, True):
+            early = TaskvecEmbeddings(model=server.url)
+            with pytest.raises(TaskvecError, match="401"):
+                early.embed_query("text")
+            monkeypatch.setenv("TASKVEC_API_KEY", KEY)
+            late = TaskvecEmbeddings(model=server.url)
+            made = await late.aembed_query("text") if awaited else late.embed_query("text")
+            assert len(made) == 32
+            shared = shared_encoder(server.url)
+            assert shared is shared_encoder(server.url)
+            assert KEY not in repr(shared)
+            monkeypatch.delenv("TASKVEC_API_KEY")
+        await shared.loaded.aclose()  # type: ignore[attr-defined]
+        shared.loaded.close()  # type: ignore[attr-defined]
+        shared_encoder(server.url).loaded.close()  # type: ignore[attr-defined]
+
+
+def test_white_space_around_a_key_is_left_out(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.keys.clear()
+    with RemoteEncoder(server.url, api_key="\tsecret \r\n") as remote:
+        remote.encode("text")
+    monkeypatch.setenv("TASKVEC_API_KEY", "other\n")
+    with RemoteEncoder(server.url, api_key=" ") as remote:
+        remote.encode("text")
+    assert server.keys == ["Bearer secret"] * 2 + ["Bearer other"] * 2
+
+
+@pytest.mark.parametrize("key", ["S3CRET\nx", "S3CRET x", "S3CRET\x00", "S3CRET\u20ac", b"S3CRET"])
+def test_a_key_that_no_header_can_hold_is_refused_unseen(
+    key: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InputError, match=r"^api_key is .*expected") as caught:
+        RemoteEncoder("http://127.0.0.1:9", api_key=key)
+    assert "S3CRET" not in str(caught.value)
+    monkeypatch.setenv("TASKVEC_API_KEY", "S3CRET x")
+    with pytest.raises(InputError, match=r"^TASKVEC_API_KEY is none: expected") as caught:
+        RemoteEncoder("http://127.0.0.1:9")
+    assert "S3CRET" not in str(caught.value)
+
+
+async def test_a_request_that_breaks_the_protocol_is_not_repeated_nor_shown(
+    server: Server,
+) -> None:
+    bad = {"Authorization": "Bearer S3CRET\n"}
+    with RemoteEncoder(server.url, retries=99) as remote:
+        remote._client.headers.update(bad)
+        remote._options["headers"] = bad
+        with pytest.raises(TaskvecError, match="cannot be asked") as caught:
+            remote.encode("text")
+        with pytest.raises(TaskvecError, match="cannot be asked") as awaited:
+            await remote.aencode("text")
+        await remote.aclose()
+    for error in (caught.value, awaited.value):
+        assert "S3CRET" not in "".join(traceback.format_exception(error))
 
 
 BAD_REPLIES = {

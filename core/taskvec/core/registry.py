@@ -9,7 +9,7 @@ from typing import NamedTuple, Self
 
 from taskvec.core.embedder import Array, Embedder, Lane, Overflow, Span, TaskArgument
 from taskvec.core.errors import InputError
-from taskvec.core.remote import RemoteEncoder
+from taskvec.core.remote import API_KEY, RemoteEncoder
 from taskvec.core.sagemaker import SCHEME, SageMakerEncoder
 from taskvec.core.source import STARTER
 
@@ -31,9 +31,10 @@ class LazyEmbedder:
     Pickled, it names its model and options; unpickled, it is the other process's own.
     """
 
-    def __init__(self, source: str | Path, options: _Options) -> None:
+    def __init__(self, source: str | Path, options: _Options, api_key: str | None = None) -> None:
         self._source = source
         self._options = options
+        self._api_key = api_key
         self._loading = threading.Lock()
         self._loaded: Embedder | None = None
 
@@ -43,7 +44,7 @@ class LazyEmbedder:
         with self._loading:
             embedder = self._loaded
             if embedder is None:
-                embedder = self._loaded = _load(self._source, self._options)
+                embedder = self._loaded = _load(self._source, self._options, self._api_key)
         return embedder
 
     def __deepcopy__(self, memo: object) -> Self:
@@ -138,7 +139,8 @@ class LazyEmbedder:
         return self.loaded.fingerprint(task, dim)
 
 
-_SHARED: dict[tuple[str, _Options], LazyEmbedder] = {}
+# By the key for a server, too: one that is put right is another encoder's.
+_SHARED: dict[tuple[str, _Options, str | None], LazyEmbedder] = {}
 _CHANGING = threading.Lock()
 
 
@@ -156,8 +158,8 @@ def shared_encoder(
 
     Returns at once; the model is loaded at its first use, by whichever thread comes first, and a
     failed load is tried again at the next. Options are those of `Encoder.load`, which says what
-    they raise. "http://…" or "https://…" gives a `RemoteEncoder`, "sagemaker://ENDPOINT" a
-    `SageMakerEncoder`, which take none of them.
+    they raise. "http://…" or "https://…" gives a `RemoteEncoder` with the key that TASKVEC_API_KEY
+    has at this moment, "sagemaker://ENDPOINT" a `SageMakerEncoder`; both take no options.
     """
     options = _Options(device, dtype, max_tokens, revision, token_budget, queue_tokens)
     return _shared(source, options)
@@ -179,11 +181,14 @@ def _shared(source: str | Path, options: _Options) -> LazyEmbedder:
     # A folder is known by where it is, whatever folder the process works in later.
     if source != STARTER and os.path.isdir(str(source)):  # noqa: PTH112 - never raises
         source = Path(source).resolve()
+    api_key = os.environ.get(API_KEY) if is_url(source) else None
     with _CHANGING:
-        return _SHARED.setdefault((str(source), options), LazyEmbedder(source, options))
+        return _SHARED.setdefault(
+            (str(source), options, api_key), LazyEmbedder(source, options, api_key)
+        )
 
 
-def _load(source: str | Path, options: _Options) -> Embedder:
+def _load(source: str | Path, options: _Options, api_key: str | None) -> Embedder:
     if not is_url(source):
         # Loaded with the first model: it brings torch, which a server's user may not need.
         from taskvec.core.encoder import Encoder  # noqa: PLC0415
@@ -192,7 +197,9 @@ def _load(source: str | Path, options: _Options) -> Embedder:
     if options != _Options():
         raise InputError("device, dtype and other options are the server's own: give none")
     url = str(source)
-    return SageMakerEncoder.from_url(url) if url.startswith(SCHEME) else RemoteEncoder(url)
+    if url.startswith(SCHEME):
+        return SageMakerEncoder.from_url(url)
+    return RemoteEncoder(url, api_key=api_key)
 
 
 def _forget() -> None:

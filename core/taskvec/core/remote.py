@@ -5,7 +5,7 @@ import os
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from taskvec.core.errors import BusyError, InputError, MissingExtraError
+from taskvec.core.errors import BusyError, InputError, MissingExtraError, TaskvecError
 from taskvec.core.inputs import check_seconds
 from taskvec.core.retrying import RETRIED, Retries, failure_of
 from taskvec.core.served import ServedEncoder, parsed, without_secrets
@@ -23,7 +23,8 @@ class RemoteEncoder(ServedEncoder):
     Args:
         url: where the server is, such as "http://127.0.0.1:8080", without "/v1".
         model: one of the server's models; None is its first.
-        api_key: sent as a bearer token; by default the environment's TASKVEC_API_KEY.
+        api_key: sent as a bearer token, without white space around it; by default what the
+            environment's TASKVEC_API_KEY is now.
         timeout_s: between two bytes of a reply; more than the server's deadline, 300 s unless
             told otherwise, which ends what takes too long. A connection has CONNECT_S.
         retries: how often a busy or unreachable server is asked again, with growing pauses. One
@@ -52,7 +53,7 @@ class RemoteEncoder(ServedEncoder):
             raise InputError("url: expected http://… or https://…")
         check_seconds("timeout_s", timeout_s)
         super().__init__(without_secrets(url), model=model, retries=retries, batch_size=batch_size)
-        key = api_key or os.environ.get(API_KEY)
+        key = _checked(api_key, "api_key") or _checked(os.environ.get(API_KEY), API_KEY)
         self._options: dict[str, Any] = {
             "base_url": url.rstrip("/"),
             "timeout": _httpx().Timeout(timeout_s, connect=min(timeout_s, CONNECT_S)),
@@ -88,6 +89,8 @@ class RemoteEncoder(ServedEncoder):
                 raise BusyError("the encoder is closed: make it again")
             try:
                 response = self._client.request(method, path, json=payload, params=query)
+            except _httpx().LocalProtocolError:
+                raise self._unsendable() from None
             except _httpx().TransportError as error:
                 retries.wait_after(failure_of(self._name, error))
                 continue
@@ -110,6 +113,8 @@ class RemoteEncoder(ServedEncoder):
         while True:
             try:
                 response = await self._async[loop].request(method, path, json=payload, params=query)
+            except _httpx().LocalProtocolError:
+                raise self._unsendable() from None
             except _httpx().TransportError as error:
                 await retries.await_after(failure_of(self._name, error))
                 continue
@@ -117,10 +122,24 @@ class RemoteEncoder(ServedEncoder):
                 return self._parsed(response)
             await retries.await_after(failure_of(self._name, response), response)
 
+    def _unsendable(self) -> TaskvecError:
+        """What stands for a request that breaks HTTP's rules; httpx's words may hold the key."""
+        return TaskvecError(f"{self._name} cannot be asked: the request breaks HTTP's rules")
+
     def _parsed(self, response: "httpx.Response") -> dict[str, Any]:
         if response.is_error:
             raise failure_of(self._name, response)
         return parsed(self._name, response.content)
+
+
+def _checked(key: str | None, name: str) -> str:
+    """A key as a header can hold it. Raises InputError for another, without showing it."""
+    if key is not None and not isinstance(key, str):
+        raise InputError(f"{name} is {type(key).__name__}: expected a text")
+    stripped = (key or "").strip()
+    if not all("!" <= letter <= "~" for letter in stripped):
+        raise InputError(f"{name} is none: expected one key, of ASCII characters without spaces")
+    return stripped
 
 
 def _httpx() -> Any:
