@@ -10,8 +10,10 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from taskvec.adapters.langchain import TaskvecEmbeddings
+from taskvec.adapters.llama_index import TaskvecEmbedding
 from taskvec.core import Embedder, Encoder, RemoteEncoder, shared_encoder
 from taskvec.core.embedder import Array
 from taskvec.core.errors import BusyError, InputError, LengthError, TaskError, TaskvecError
@@ -20,6 +22,7 @@ from tests.checkpoints import TASKS
 from tests.remote_server import Server, serving
 
 KEY = "a-key-of-the-tests"
+WANTED = r"wants an API key \(401\): give RemoteEncoder\(url, api_key=…\), or set TASKVEC_API_KEY"
 TEXTS = ["read the file", "", "a thread lock\x00", "query \ud800"]
 
 
@@ -139,8 +142,9 @@ async def test_a_key_that_is_put_right_counts_at_once(
     with serving(encoder, keys=[KEY]) as server:
         for awaited in (False, True):
             early = TaskvecEmbeddings(model=server.url)
-            with pytest.raises(TaskvecError, match="401"):
+            with pytest.raises(TaskvecError, match=WANTED) as caught:
                 early.embed_query("text")
+            assert "Bearer" not in str(caught.value)
             monkeypatch.setenv("TASKVEC_API_KEY", KEY)
             late = TaskvecEmbeddings(model=server.url)
             made = await late.aembed_query("text") if awaited else late.embed_query("text")
@@ -152,6 +156,25 @@ async def test_a_key_that_is_put_right_counts_at_once(
         await shared.loaded.aclose()  # type: ignore[attr-defined]
         shared.loaded.close()  # type: ignore[attr-defined]
         shared_encoder(server.url).loaded.close()  # type: ignore[attr-defined]
+
+
+def test_a_wrong_key_is_told_apart_from_none(encoder: Encoder) -> None:
+    with (
+        serving(encoder, keys=[KEY]) as server,
+        RemoteEncoder(server.url, api_key="S3CRET") as remote,
+        pytest.raises(TaskvecError, match=r"does not know the API key \(401\): give") as caught,
+    ):
+        remote.encode("text")
+    assert "S3CRET" not in str(caught.value)
+
+
+@pytest.mark.parametrize("adapter", [TaskvecEmbeddings, TaskvecEmbedding])
+def test_an_adapter_says_where_a_key_goes_and_does_not_show_it(adapter: type) -> None:
+    with pytest.raises(ValidationError, match=r"embedder=RemoteEncoder\(url, api_key=…") as caught:
+        adapter(model="http://127.0.0.1:9", api_key=KEY)
+    assert KEY not in str(caught.value)
+    assert KEY not in repr(caught.value.errors())
+    assert KEY not in "".join(traceback.format_exception(caught.value))
 
 
 def test_white_space_around_a_key_is_left_out(

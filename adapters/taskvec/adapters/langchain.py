@@ -18,7 +18,9 @@ from taskvec.core.registry import embedder_or_shared
 try:
     from langchain_core.embeddings import Embeddings
     from langchain_core.stores import BaseStore
-    from pydantic import BaseModel, ConfigDict, Field
+    from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+    from taskvec.adapters.options import refuse_key
 except ImportError as error:
     raise MissingExtraError("taskvec.adapters.langchain", "langchain") from error
 
@@ -55,6 +57,11 @@ class TaskvecEmbeddings(BaseModel, Embeddings):
     show_progress: bool = False
     # An Embedder; typed so, pydantic would read its properties and thereby load a lazy encoder.
     embedder: Any = Field(default=None, exclude=True, repr=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_key(cls, data: Any) -> Any:
+        return refuse_key(cls, data)
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """Vectors of passages: one list of `dim` floats, of unit length, per text."""

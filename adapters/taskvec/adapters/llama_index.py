@@ -19,9 +19,10 @@ try:
     from llama_index.core.base.embeddings.base import BaseEmbedding
     from llama_index.core.schema import BaseNode
     from llama_index.core.storage.kvstore.types import BaseKVStore
-    from pydantic import AliasChoices, ConfigDict, Field
+    from pydantic import AliasChoices, ConfigDict, Field, model_validator
 
     from taskvec.adapters.llama_index_events import announced, dispatcher, without_span
+    from taskvec.adapters.options import refuse_key
 except ImportError as error:
     raise MissingExtraError("taskvec.adapters.llama_index", "llama-index") from error
 
@@ -59,6 +60,11 @@ class TaskvecEmbedding(BaseEmbedding):
     dtype: str = "auto"
     # An Embedder; typed so, pydantic would read its properties and thereby load a lazy encoder.
     embedder: Any = Field(default=None, exclude=True, repr=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_key(cls, data: Any) -> Any:
+        return refuse_key(cls, data)
 
     @classmethod
     def class_name(cls) -> str:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import httpx
 
 API_KEY = "TASKVEC_API_KEY"
+NO_KEY = 401
 CONNECT_S = 10.0
 
 
@@ -127,6 +128,10 @@ class RemoteEncoder(ServedEncoder):
         return TaskvecError(f"{self._name} cannot be asked: the request breaks HTTP's rules")
 
     def _parsed(self, response: "httpx.Response") -> dict[str, Any]:
+        if response.status_code == NO_KEY:
+            fault = "does not know the API key" if self._options["headers"] else "wants an API key"
+            cure = f"give RemoteEncoder(url, api_key=…), or set {API_KEY}"
+            raise TaskvecError(f"{self._name} {fault} ({NO_KEY}): {cure}")
         if response.is_error:
             raise failure_of(self._name, response)
         return parsed(self._name, response.content)
