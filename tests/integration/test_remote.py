@@ -16,7 +16,14 @@ from taskvec.adapters.langchain import TaskvecEmbeddings
 from taskvec.adapters.llama_index import TaskvecEmbedding
 from taskvec.core import Embedder, Encoder, RemoteEncoder, shared_encoder
 from taskvec.core.embedder import Array
-from taskvec.core.errors import BusyError, InputError, LengthError, TaskError, TaskvecError
+from taskvec.core.errors import (
+    BusyError,
+    InputError,
+    LengthError,
+    SizeError,
+    TaskError,
+    TaskvecError,
+)
 from taskvec.integrations.server import Limits
 from tests.checkpoints import TASKS
 from tests.remote_server import Server, serving
@@ -326,6 +333,31 @@ def test_lists_of_long_texts_stay_within_a_servers_limits(encoder: Encoder) -> N
     with serving(encoder, limits=limits) as server, RemoteEncoder(server.url) as remote:
         got = remote.encode(texts)
     np.testing.assert_allclose(got, encoder.encode(texts), atol=1e-6)
+
+
+@pytest.mark.parametrize("limits", [Limits(items=10), Limits(tokens=60), Limits(body_bytes=400)])
+async def test_a_batch_beyond_a_servers_limits_is_halved(encoder: Encoder, limits: Limits) -> None:
+    texts = [f"file {i}" for i in range(45)]
+    tasks = ["separation"] * 20 + ["text-matching"] * 25
+    with serving(encoder, limits=limits) as server, RemoteEncoder(server.url) as remote:
+        got = remote.encode(texts, task=tasks)
+        awaited = await remote.aencode(texts, task=tasks)
+        await remote.aclose()
+        want = encoder.encode(texts, task=tasks)
+        np.testing.assert_allclose(got, want, atol=1e-6)
+        np.testing.assert_allclose(awaited, want, atol=1e-6)
+        embeddings = TaskvecEmbeddings(embedder=remote)
+        assert len(embeddings.embed_documents(texts)) == len(texts)
+
+
+def test_what_no_halving_mends_is_asked_once(encoder: Encoder) -> None:
+    limits = Limits(tokens=60, items=10)
+    with serving(encoder, limits=limits) as server, RemoteEncoder(server.url) as remote:
+        with pytest.raises(SizeError, match="tokens or more: a request may have 60"):
+            remote.encode("file " * 100)
+        with pytest.raises(SizeError, match="input has 11 chunks: a request may have 10"):
+            remote.encode_chunks("a text", [(0, 4)] * 11)
+        assert [path for path, _ in server.seen].count("/v1/embeddings") == 1
 
 
 def test_an_unknown_model_names_what_is_served(server: Server) -> None:

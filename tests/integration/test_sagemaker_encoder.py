@@ -19,7 +19,7 @@ from botocore.config import Config
 
 from taskvec.adapters.llama_index import TaskvecEmbedding
 from taskvec.core import Embedder, Encoder, SageMakerEncoder, shared_encoder
-from taskvec.core.errors import BusyError, InputError, TaskError, TaskvecError
+from taskvec.core.errors import BusyError, InputError, SizeError, TaskError, TaskvecError
 from taskvec.core.source import find
 from taskvec.integrations.server import Limits
 from tests.asking import held, release, until
@@ -383,12 +383,12 @@ def test_without_boto3_the_extra_is_named() -> None:
     assert run.stdout.strip().endswith("pip install 'taskvec[sagemaker]'")
 
 
-def test_a_request_beyond_the_containers_limits_says_so(encoder: Encoder, runtime: Runtime) -> None:
+def test_a_list_beyond_the_containers_limits_is_halved(encoder: Encoder, runtime: Runtime) -> None:
     with endpoint(encoder, limits=Limits(items=2)) as small:
         client = boto3.client("sagemaker-runtime", endpoint_url=small.url)
-        with (
-            SageMakerEncoder(ENDPOINT, client=client) as remote,
-            pytest.raises(InputError, match=r"\(422\): input has 3 texts: a request may have 2"),
-        ):
-            remote.encode(["a", "b", "c"])
+        with SageMakerEncoder(ENDPOINT, client=client) as remote:
+            made = remote.encode(["a", "b", "c"])  # in halves
+            np.testing.assert_allclose(made, encoder.encode(["a", "b", "c"]), atol=1e-6)
+            with pytest.raises(SizeError, match=r"\(422\): input has 3 chunks: a request may have"):
+                remote.encode_chunks("a b c", [(0, 1), (2, 3), (4, 5)])
         client.close()

@@ -223,6 +223,9 @@ def test_limits_of_a_request(encoder: Encoder) -> None:
         message = refusal(post(client, input=["one"] * 4), 422)
         assert message == "input has 4 texts: a request may have 3, send several"
         assert "a request may have 50" in refusal(post(client, input="file " * 60), 422)
+        for beyond in (["one"] * 4, "file " * 60):
+            code = post(client, input=beyond).json()["error"]["code"]
+            assert code == "request_too_large", "whatever the status: a client may halve it"
         assert "more than 2000 bytes" in refusal(post(client, input="x" * 2000), 413)
         parts = iter([b"x" * 1500] * 2)  # of no declared length
         assert "more than 2000 bytes" in refusal(client.post("/v1/chunks", content=parts), 413)

@@ -4,7 +4,8 @@ TaskvecError
 ├── InputError (ValueError)         a text, span or option that cannot be served
 │   ├── TaskError                   a task that the model does not have
 │   ├── DimensionError              a dim that the model was not trained for
-│   └── LengthError                 a text longer than the model's context
+│   ├── LengthError                 a text longer than the model's context
+│   └── SizeError                   more at once than a server takes
 ├── CheckpointError                 weights that are missing, broken or of another model
 ├── StoreError                      a database or index that cannot be used
 │   ├── SchemaError                 tables or collections that do not fit
@@ -35,6 +36,10 @@ class DimensionError(InputError):
 
 class LengthError(InputError):
     """A text longer than the model's context, where truncation was not wanted."""
+
+
+class SizeError(InputError):
+    """More texts, spans, tokens or bytes at once than a server takes in one request."""
 
 
 class CheckpointError(TaskvecError):
@@ -84,6 +89,13 @@ STATUS: dict[type[TaskvecError], Status] = {
     BusyError: Status(429, 1),
     MissingExtraError: Status(501, 2),
     TaskvecError: Status(500, 1),
+}
+
+
+# What a server's reply calls an error that its client has to tell from others (`error.code`).
+CODES: dict[str, type[InputError]] = {
+    "context_length_exceeded": LengthError,
+    "request_too_large": SizeError,
 }
 
 

@@ -6,7 +6,7 @@ import random
 import time
 from typing import TYPE_CHECKING
 
-from taskvec.core.errors import BusyError, InputError, TaskvecError
+from taskvec.core.errors import CODES, BusyError, InputError, SizeError, TaskvecError
 
 if TYPE_CHECKING:
     import httpx
@@ -16,7 +16,8 @@ RETRIED = frozenset({429, 502, 503})
 # The whole deadline went by for nothing: asked again, the server would do the same work again.
 LATE = 504
 NOT_FOUND = 404
-REFUSED = frozenset({400, NOT_FOUND, 409, 413, 422})
+TOO_LARGE = 413  # said by proxies, too
+REFUSED = frozenset({400, NOT_FOUND, 409, TOO_LARGE, 422})
 FIRST_PAUSE_S = 0.25
 LONGEST_PAUSE_S = 20.0
 
@@ -52,11 +53,14 @@ def failure_of(url: str, cause: "httpx.Response | Exception") -> TaskvecError:
     if isinstance(cause, Exception):
         return TaskvecError(f"{url} cannot be reached: {type(cause).__name__}: {cause}")
     detail = detail_of(cause.content) or cause.reason_phrase
-    return refusal(url, cause.status_code, detail)
+    return refusal(url, cause.status_code, detail, code_of(cause.content))
 
 
-def refusal(name: str, status: int, detail: str) -> TaskvecError:
-    """The error that stands for a reply with an error status. detail: what the reply says of it."""
+def refusal(name: str, status: int, detail: str, code: str = "") -> TaskvecError:
+    """The error that stands for a reply with an error status.
+
+    detail, code: what the reply says of it.
+    """
     if status in RETRIED:
         return BusyError(f"{name} is busy ({status}): {detail}")
     if status == LATE:
@@ -64,7 +68,8 @@ def refusal(name: str, status: int, detail: str) -> TaskvecError:
     if status == NOT_FOUND and name.endswith("/v1"):
         return InputError(f"{name} refused the request ({status}): leave out /v1, it is added")
     if status in REFUSED:
-        return InputError(f"{name} refused the request ({status}): {detail}")
+        kind = SizeError if status == TOO_LARGE else CODES.get(code, InputError)
+        return kind(f"{name} refused the request ({status}): {detail}")
     return TaskvecError(f"{name} failed ({status}): {detail}")
 
 
@@ -72,6 +77,14 @@ def detail_of(content: str | bytes) -> str:
     """What a server says of an error; "" for a reply that is not in its form."""
     try:
         return str(json.loads(content)["detail"])
+    except (ValueError, KeyError, TypeError):
+        return ""
+
+
+def code_of(content: str | bytes) -> str:
+    """What a server calls an error; "" for a reply that is not in its form."""
+    try:
+        return str(json.loads(content)["error"]["code"])
     except (ValueError, KeyError, TypeError):
         return ""
 

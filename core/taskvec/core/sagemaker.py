@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl
 
 from taskvec.core.errors import BusyError, InputError, MissingExtraError, TaskvecError
 from taskvec.core.inputs import check_seconds
-from taskvec.core.retrying import LATE, RETRIED, Retries, detail_of, refusal
+from taskvec.core.retrying import LATE, RETRIED, Retries, code_of, detail_of, refusal
 from taskvec.core.served import ServedEncoder, parsed
 
 SCHEME = "sagemaker://"
@@ -220,9 +220,8 @@ class SageMakerEncoder(ServedEncoder):
             # 0 stands for a container that did not reply in SageMaker's own time.
             status = int(response.get("OriginalStatusCode") or LATE)
             original = response.get("OriginalMessage", "")
-            failure = refusal(
-                self._name, status, detail_of(original) or _shown(original) or message
-            )
+            detail = detail_of(original) or _shown(original) or message
+            failure = refusal(self._name, status, detail, code_of(original))
             return _AgainError(failure) if status in RETRIED else failure
         status = response["ResponseMetadata"]["HTTPStatusCode"]
         if code in BUSY or status in RETRIED:

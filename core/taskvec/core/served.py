@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from taskvec.core.embedder import Array, Lane, Overflow, Span, TaskArgument
-from taskvec.core.errors import InputError, TaskvecError
+from taskvec.core.errors import InputError, SizeError, TaskvecError
 from taskvec.core.inputs import (
     check_lane,
     check_overflow,
@@ -45,6 +45,16 @@ class _Call:
 
     payload: dict[str, Any]
     rows: list[int]
+
+    def smaller(self, refusal: InputError) -> "tuple[_Call, _Call]":
+        """Its second half and its first, after it was refused. Raises what no halving mends."""
+        if not isinstance(refusal, SizeError) or len(self.rows) == 1:
+            raise refusal
+        middle = len(self.rows) // 2
+        return self._part(slice(middle, None)), self._part(slice(middle))
+
+    def _part(self, part: slice) -> "_Call":
+        return _Call(self.payload | {"input": self.payload["input"][part]}, self.rows[part])
 
 
 @dataclass(frozen=True)
@@ -146,8 +156,13 @@ class ServedEncoder(ABC):
         calls = self._calls(card, texts, task, kept, truncate=overflow == "truncate")
         vectors = np.empty((sum(len(call.rows) for call in calls), kept), np.float32)
         with progress_bar(len(vectors), shown=show_progress) as progress:
-            for call in calls:
-                reply = self._send(EMBEDDINGS, payload=call.payload)
+            while calls:
+                call = calls.pop()
+                try:
+                    reply = self._send(EMBEDDINGS, payload=call.payload)
+                except InputError as error:
+                    calls += call.smaller(error)
+                    continue
                 with self._reading():
                     vectors[call.rows] = _vectors(reply["data"], (len(call.rows), kept))
                 if progress:
@@ -172,8 +187,13 @@ class ServedEncoder(ABC):
         calls = self._calls(card, texts, task, kept, truncate=overflow == "truncate")
         vectors = np.empty((sum(len(call.rows) for call in calls), kept), np.float32)
         with progress_bar(len(vectors), shown=show_progress) as progress:
-            for call in calls:
-                reply = await self._asend(EMBEDDINGS, payload=call.payload)
+            while calls:
+                call = calls.pop()
+                try:
+                    reply = await self._asend(EMBEDDINGS, payload=call.payload)
+                except InputError as error:
+                    calls += call.smaller(error)
+                    continue
                 with self._reading():
                     vectors[call.rows] = _vectors(reply["data"], (len(call.rows), kept))
                 if progress:
@@ -238,7 +258,10 @@ class ServedEncoder(ABC):
         *,
         truncate: bool,
     ) -> list[_Call]:
-        """The requests that serve all texts: each has one task and a bounded number of texts."""
+        """The requests that serve all texts, the last one first.
+
+        Each has one task and a bounded number of texts.
+        """
         checked = check_texts(texts)
         tasks = check_tasks(task, len(checked), card.tasks)
         calls = []
@@ -247,7 +270,7 @@ class ServedEncoder(ABC):
             for rows in batched(own, checked, self._batch_size, self._characters):
                 content = {"input": [clean(checked[i]) for i in rows], "truncate": truncate}
                 calls.append(_Call(_payload(card, name, dim) | content, rows))
-        return calls
+        return calls[::-1]
 
     def _chunk_payload(
         self,

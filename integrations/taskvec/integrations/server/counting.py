@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from taskvec.core.errors import InputError
+from taskvec.core.errors import SizeError
 
 # Characters that are tokenized at once: each takes some hundred bytes while it is.
 PART = 1 << 20
@@ -48,7 +48,7 @@ class Counting:
 
     def _check(self, found: int) -> None:
         if found > self.most:
-            raise InputError(
+            raise SizeError(
                 f"input has {found} tokens or more: a request may have {self.most}, send several"
             )
 

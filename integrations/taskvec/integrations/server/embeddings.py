@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from taskvec.core.embedder import Array, Span
-from taskvec.core.errors import InputError
+from taskvec.core.errors import InputError, LengthError
 from taskvec.core.pooling import check_dim
 from taskvec.integrations.server.facts import Facts
 from taskvec.integrations.server.parsing import JsonRoute
@@ -65,7 +65,7 @@ async def _each(
     if not body.truncate:
         for number, count in enumerate(counts):
             if count > limit:
-                raise InputError(
+                raise LengthError(
                     f"input[{number}] has {count} tokens, the context holds {limit}: send less, or "
                     "truncate=true, or chunks with late_chunking=true"
                 )

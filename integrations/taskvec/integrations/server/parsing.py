@@ -7,10 +7,10 @@ from typing import Any
 import orjson
 from fastapi import Request
 from fastapi.routing import APIRoute
-from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from taskvec.core.errors import InputError
+from taskvec.integrations.server.problems import RefusedInput
 from taskvec.integrations.server.service import Service
 
 FIELDS = 32  # more than any object of a request has
@@ -20,12 +20,12 @@ class JsonRequest(Request):
     """A request whose `json` is orjson's, which refuses NaN and lone surrogates."""
 
     async def json(self) -> Any:
-        """The body. Raises json.JSONDecodeError; HTTPException 422 for more than is allowed."""
+        """The body. Raises json.JSONDecodeError; RefusedInput for more than is allowed."""
         body = orjson.loads(await self.body())
         try:
             check_sizes(body, self.app.state.service)
         except InputError as error:
-            raise HTTPException(422, str(error)) from None
+            raise RefusedInput(error) from None
         return body
 
 

@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from taskvec.core.errors import BusyError, TaskvecError, status_of
+from taskvec.core.errors import CODES, BusyError, InputError, TaskvecError, status_of
 
 GONE = 499  # nginx's number for a client that hung up: in logs and metrics alone
 # OpenAI's `type` and `code`, by status.
@@ -43,17 +43,26 @@ EXPECTED = {
 LONGEST = 1000  # characters of a message: it may hold what was sent, which may be long
 
 
+class RefusedInput(HTTPException):
+    """An InputError, where FastAPI lets no other exception through."""
+
+    def __init__(self, error: InputError) -> None:
+        super().__init__(status_of(error).http, str(error))
+        self.code = _code_of(error)
+
+
 def problem(
     status: int,
     message: str,
     *,
+    code: str | None = None,
     param: str | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """An error reply. param: the field at fault."""
-    kind, code = KINDS.get(status, ("server_error", "internal_error"))
+    """An error reply. code: if not the status' own. param: the field at fault."""
+    kind, usual = KINDS.get(status, ("server_error", "internal_error"))
     message, param = _short(message), _short(param) if param else param
-    error = {"message": message, "type": kind, "param": param, "code": code}
+    error = {"message": message, "type": kind, "param": param, "code": code or usual}
     body = orjson.dumps({"detail": message, "error": error})
     return Response(body, status, dict(headers or {}), media_type="application/json")
 
@@ -63,7 +72,8 @@ def add_handlers(app: FastAPI) -> None:
 
     async def refused(_: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # noqa: S101 - what it is registered for
-        return problem(error.status_code, error.detail, headers=error.headers)
+        code = error.code if isinstance(error, RefusedInput) else None
+        return problem(error.status_code, error.detail, code=code, headers=error.headers)
 
     async def invalid(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)  # noqa: S101
@@ -77,7 +87,8 @@ def add_handlers(app: FastAPI) -> None:
         headers = {}
         if isinstance(error, BusyError):
             headers["Retry-After"] = str(request.app.state.service.retry_after_s())
-        return problem(status_of(error).http, _printable(str(error)), headers=headers)
+        status, message = status_of(error).http, _printable(str(error))
+        return problem(status, message, code=_code_of(error), headers=headers)
 
     app.add_exception_handler(HTTPException, refused)
     app.add_exception_handler(RequestValidationError, invalid)
@@ -100,6 +111,10 @@ def invalid_of(error: Mapping[str, Any]) -> tuple[int, str, str | None]:
     if error["type"] == "extra_forbidden":
         return 422, f"unknown field {_printable(place)!r}: leave it out", path[0]
     return 422, f"{place}: {_printable(_said(error))}", path[0]
+
+
+def _code_of(error: TaskvecError) -> str | None:
+    return next((code for code, kind in CODES.items() if isinstance(error, kind)), None)
 
 
 def _said(error: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 
 from taskvec.core.embedder import Lane
 from taskvec.core.encoder import SHORT, Encoder
-from taskvec.core.errors import InputError, TaskError
+from taskvec.core.errors import InputError, SizeError, TaskError
 from taskvec.core.inputs import check_task
 from taskvec.integrations.server.counting import Counting
 from taskvec.integrations.server.metrics import Metrics
@@ -128,7 +128,7 @@ class Service:
     async def counts(self, texts: Sequence[str], task: str | None) -> list[int]:
         """Tokens of each text as the model reads it, prompt and specials included, never cut.
 
-        Raises InputError for more of them than a request may have.
+        Raises SizeError for more of them than a request may have.
         """
         counting = Counting(partial(self.encoder.count_tokens, task=task), self.limits.tokens)
         if len(texts) <= FEW and sum(map(len, texts)) <= SHORT:
@@ -143,7 +143,7 @@ class Service:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def check_items(self, count: int, what: str, seen: Counter[str] | None = None) -> None:
-        """Raises InputError for more texts or spans than a request may have.
+        """Raises SizeError for more texts or spans than a request may have.
 
         seen: how many of each its other lines have; counted up.
         """
@@ -151,7 +151,7 @@ class Service:
             seen[what] += count
             count = seen[what]
         if count > self.limits.items:
-            raise InputError(
+            raise SizeError(
                 f"input has {count} {what}: a request may have {self.limits.items}, send several"
             )
 
