@@ -123,8 +123,6 @@ def test_refusals_and_failures_are_told_apart(remote: RemoteEncoder, server: Ser
     with pytest.raises(TaskError, match="unknown task 'x'"):
         remote.encode("text", task="x")
     assert len(server.seen) == 1, "bad input is refused here, not there"
-    with pytest.raises(InputError, match="the context holds"):
-        remote.encode(["the file " * 2000], overflow="error")
     server.failures[:] = [500]
     with pytest.raises(TaskvecError, match="500") as caught:
         remote.encode("text")
@@ -348,6 +346,22 @@ async def test_a_batch_beyond_a_servers_limits_is_halved(encoder: Encoder, limit
         np.testing.assert_allclose(awaited, want, atol=1e-6)
         embeddings = TaskvecEmbeddings(embedder=remote)
         assert len(embeddings.embed_documents(texts)) == len(texts)
+
+
+async def test_a_text_that_is_too_long_is_told_in_pythons_words(
+    server: Server, encoder: Encoder
+) -> None:
+    texts = ["file", "lock", "the file " * 2000]
+    words = (
+        rf"texts\[2\] has 4\d+ tokens, the context holds {encoder.max_tokens}: send less, "
+        'or overflow="truncate", or use encode_chunks$'
+    )
+    with RemoteEncoder(server.url, batch_size=2) as remote:
+        with pytest.raises(LengthError, match=words):
+            remote.encode(texts, overflow="error")
+        with pytest.raises(LengthError, match=words):
+            await remote.aencode(texts, overflow="error")
+        await remote.aclose()
 
 
 def test_what_no_halving_mends_is_asked_once(encoder: Encoder) -> None:

@@ -19,7 +19,14 @@ from botocore.config import Config
 
 from taskvec.adapters.llama_index import TaskvecEmbedding
 from taskvec.core import Embedder, Encoder, SageMakerEncoder, shared_encoder
-from taskvec.core.errors import BusyError, InputError, SizeError, TaskError, TaskvecError
+from taskvec.core.errors import (
+    BusyError,
+    InputError,
+    LengthError,
+    SizeError,
+    TaskError,
+    TaskvecError,
+)
 from taskvec.core.source import find
 from taskvec.integrations.server import Limits
 from tests.asking import held, release, until
@@ -248,7 +255,7 @@ def test_refusals_and_failures_are_told_apart(runtime: Runtime, remote: SageMake
     with pytest.raises(TaskError, match="unknown task 'x'"):
         remote.encode("text", task="x")
     assert runtime.asked == 0, "bad input is refused here, not there"
-    with pytest.raises(InputError, match=r"\(422\): input\[0\] has \d+ tokens, the context holds"):
+    with pytest.raises(LengthError, match=r"\(422\): texts\[0\] has \d+ tokens, the context holds"):
         remote.encode(["the file " * 2000], overflow="error")
     runtime.container.failures[:] = [500]
     with pytest.raises(TaskvecError, match=r"failed \(500\)") as caught:

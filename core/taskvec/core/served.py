@@ -8,6 +8,7 @@ A taskvec server speaks Jina's and OpenAI's `POST /v1/embeddings`, and beside it
 import base64
 import json
 import operator
+import re
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from taskvec.core.embedder import Array, Lane, Overflow, Span, TaskArgument
-from taskvec.core.errors import InputError, SizeError, TaskvecError
+from taskvec.core.errors import InputError, LengthError, SizeError, TaskvecError
 from taskvec.core.inputs import (
     check_lane,
     check_overflow,
@@ -37,6 +38,7 @@ from taskvec.core.windows import check_spans
 
 EMBEDDINGS, CHUNKS = "/v1/embeddings", "/v1/chunks"
 MODELS, FINGERPRINT = "/v1/models", "/v1/fingerprint"
+IN_REQUEST = re.compile(r"input\[(\d+)\]")
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,20 @@ class _Call:
 
     def smaller(self, refusal: InputError) -> "tuple[_Call, _Call]":
         """Its second half and its first, after it was refused. Raises what no halving mends."""
+        if isinstance(refusal, LengthError):
+            raise LengthError(self._too_long(str(refusal))) from None
         if not isinstance(refusal, SizeError) or len(self.rows) == 1:
             raise refusal
         middle = len(self.rows) // 2
         return self._part(slice(middle, None)), self._part(slice(middle))
+
+    def _too_long(self, message: str) -> str:
+        """What a server says of a text that is too long, in the words of `encode`."""
+        fact = message.partition(": send less")[0]
+        place = IN_REQUEST.search(fact)
+        if place and (number := int(place[1])) < len(self.rows):
+            fact = fact.replace(place[0], f"texts[{self.rows[number]}]", 1)
+        return f'{fact}: send less, or overflow="truncate", or use encode_chunks'
 
     def _part(self, part: slice) -> "_Call":
         return _Call(self.payload | {"input": self.payload["input"][part]}, self.rows[part])
