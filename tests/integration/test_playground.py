@@ -124,7 +124,7 @@ def test_the_command_line_says_where_the_page_is(checkpoint: Path) -> None:
     running: Any
     with subprocess.Popen([*command, "--playground", str(checkpoint)], **pipes) as running:
         try:
-            assert "/v1, Ctrl-C ends it" in running.stdout.readline()
+            assert "/v1, without API keys; Ctrl-C ends it" in running.stdout.readline()
             found = re.fullmatch(r"try it at (http://\S+/playground)\n", running.stdout.readline())
             assert found
             assert "taskvec playground" in httpx.get(found[1]).text

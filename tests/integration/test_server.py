@@ -519,8 +519,13 @@ def test_keys_come_from_a_file_or_the_environment(
     assert read_keys(None) == []
     monkeypatch.setenv("TASKVEC_API_KEYS", f"{KEY}, {OTHER_KEY}")
     assert read_keys(None) == [KEY, OTHER_KEY]
-    for bad in ("short", "with a space in the middle", "ключ-ключ-ключ-ключ"):
-        with pytest.raises(InputError, match="API key 2 is none") as caught:
+    for empty in ("", " , "):
+        monkeypatch.setenv("TASKVEC_API_KEYS", empty)
+        with pytest.raises(InputError, match="TASKVEC_API_KEYS is set and has no API key"):
+            read_keys(None)
+    for bad in ("tiny-key", "with a space in the middle", "ключ-ключ-ключ-ключ"):
+        wrong = "is too short" if bad == "tiny-key" else "has a space, or what is not ASCII"
+        with pytest.raises(InputError, match=f"API key 2 {wrong}") as caught:
             Keys([KEY, bad])
         assert bad not in str(caught.value)
 

@@ -33,6 +33,7 @@ from taskvec.integrations.cli.parser import run_command_line
 from taskvec.integrations.server import Limits
 from taskvec.integrations.server.embeddings import listing
 from taskvec.integrations.server.metrics import Metrics
+from taskvec.integrations.server.running import HttpServer
 from tests.remote_server import NAME, Server
 
 KEY = "key-of-the-command-line-tests"
@@ -127,6 +128,27 @@ def test_keys_of_the_environment_and_a_second_signal(checkpoint: Path) -> None:
                 running.wait(1)
             running.send_signal(signal.SIGTERM)
             assert running.wait(20) == 0
+
+
+def test_the_first_line_tells_of_names_and_keys(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(HttpServer, "serve_until_told", lambda self: self._on_listening(self.url))
+    monkeypatch.delenv("TASKVEC_API_KEYS", raising=False)
+    monkeypatch.setenv("TASKVEC_API_KEY", KEY)
+    options = ["serve", str(checkpoint), "--port", "0", "--name", "a", "--name", "b"]
+
+    assert main(options) == 0
+    said = capsys.readouterr()
+    assert re.match(r"serving 'a', 'b' at http://127.0.0.1:\d+/v1, without API keys;", said.out)
+    assert "TASKVEC_API_KEY is what clients send" in json.loads(said.err)["event"]
+
+    monkeypatch.setenv("TASKVEC_API_KEYS", f"{KEY} {KEY}2")
+    assert main([*options, "--playground", "--host", "0.0.0.0"]) == 0  # noqa: S104
+    said = capsys.readouterr()
+    assert re.search(r"http://0.0.0.0:\d+/v1, with 2 API keys;", said.out)
+    assert re.search(r"try it at http://127.0.0.1:\d+/playground\n", said.out)
+    assert said.err == ""
 
 
 @pytest.mark.parametrize(

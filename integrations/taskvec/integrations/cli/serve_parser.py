@@ -32,7 +32,7 @@ def add_serve(commands: Commands) -> None:
     parser.add_argument(
         "--api-key-file",
         metavar="FILE",
-        help="API keys, one a line (default: what TASKVEC_API_KEYS holds, if anything)",
+        help="API keys, one a line, # before a comment (default: those of TASKVEC_API_KEYS)",
     )
     parser.add_argument(
         "--allow-anonymous",

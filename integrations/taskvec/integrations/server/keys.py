@@ -9,6 +9,7 @@ from pathlib import Path
 from taskvec.core.errors import InputError
 
 VARIABLE = "TASKVEC_API_KEYS"
+OF_CLIENTS = "TASKVEC_API_KEY"
 SHORTEST = 16
 BEARER = "bearer "
 
@@ -22,9 +23,11 @@ class Keys:
 
     def __init__(self, keys: Sequence[str] = ()) -> None:
         for number, key in enumerate(keys, 1):
-            if len(key) < SHORTEST or not all("!" <= letter <= "~" for letter in key):
+            fit = all("!" <= letter <= "~" for letter in key)
+            if len(key) < SHORTEST or not fit:
+                wrong = "is too short" if fit else "has a space, or what is not ASCII"
                 raise InputError(
-                    f"API key {number} is none: expected {SHORTEST} or more ASCII characters "
+                    f"API key {number} {wrong}: expected {SHORTEST} or more ASCII characters "
                     "without spaces, such as `openssl rand -hex 24` prints"
                 )
         self._digests = [_digest(key.encode()) for key in keys]
@@ -49,10 +52,10 @@ def read_keys(file: str | Path | None) -> list[str]:
     """The keys of a file, one a line, `#` before a comment; without one, of the environment.
 
     TASKVEC_API_KEYS holds keys with white space or commas between them.
-    Raises InputError for a file without keys, OSError for one that cannot be read.
+    Raises InputError for a file or variable without keys, OSError for a file that cannot be read.
     """
     if file is None:
-        return os.environ.get(VARIABLE, "").replace(",", " ").split()
+        return _of_environment()
     try:
         lines = Path(file).read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError:
@@ -61,6 +64,18 @@ def read_keys(file: str | Path | None) -> list[str]:
     keys = [line for line in stripped if line and not line.startswith("#")]
     if not keys:
         raise InputError(f"{file} has no API key: write one a line")
+    return keys
+
+
+def _of_environment() -> list[str]:
+    """An empty variable is a mistake: who sets it means to have keys."""
+    text = os.environ.get(VARIABLE)
+    keys = (text or "").replace(",", " ").split()
+    if text is not None and not keys:
+        raise InputError(
+            f"{VARIABLE} is set and has no API key: write them with spaces or commas between, or "
+            "unset it to serve without keys"
+        )
     return keys
 
 

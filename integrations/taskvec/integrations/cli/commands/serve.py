@@ -1,7 +1,9 @@
 """`taskvec serve`: a model over HTTP."""
 
 import argparse
+import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +15,8 @@ if TYPE_CHECKING:
     from taskvec.integrations.server import Limits
 
 DRAIN_S, GRACE_S = 0.0, 30.0
+# An address that stands for all of a machine's is none to open in a browser.
+TO_OPEN = {"http://0.0.0.0:": "http://127.0.0.1:", "http://[::]:": "http://[::1]:"}
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -30,6 +34,8 @@ def run(arguments: argparse.Namespace) -> int:
     public = bool(keys) or arguments.allow_anonymous
     listening = open_socket(arguments.host, arguments.port, public=public)
     with listening, logging_to_stderr(arguments.log_level), _loaded(arguments) as encoder:
+        if not keys:
+            _warn_of_clients_key()
         hosts = local_names(arguments.host, public=public)
         limits = _limits(arguments)
         page = arguments.playground
@@ -41,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
             listening,
             drain_s=DRAIN_S if arguments.drain is None else arguments.drain,
             grace_s=GRACE_S if arguments.grace is None else arguments.grace,
-            on_listening=lambda url: _say_where(names[0], url, playground=page),
+            on_listening=lambda url: _say_where(names, url, keys=len(keys), playground=page),
         ).serve_until_told()
     return 0
 
@@ -84,8 +90,28 @@ def _limits(arguments: argparse.Namespace) -> "Limits":
     return Limits(**{name: value for name, value in given.items() if value is not None})
 
 
-def _say_where(name: str, url: str, *, playground: bool) -> None:
-    sys.stdout.write(f"serving {name!r} at {url}/v1, Ctrl-C ends it\n")
+def _say_where(names: Sequence[str], url: str, *, keys: int, playground: bool) -> None:
+    called = ", ".join(map(repr, names))
+    guarded = f"with {keys} API key{'s' if keys > 1 else ''}" if keys else "without API keys"
+    sys.stdout.write(f"serving {called} at {url}/v1, {guarded}; Ctrl-C ends it\n")
     if playground:
-        sys.stdout.write(f"try it at {url}/playground\n")
+        sys.stdout.write(f"try it at {_to_open(url)}/playground\n")
     sys.stdout.flush()
+
+
+def _to_open(url: str) -> str:
+    for everywhere, here in TO_OPEN.items():
+        url = url.replace(everywhere, here)
+    return url
+
+
+def _warn_of_clients_key() -> None:
+    from taskvec.integrations.server.keys import OF_CLIENTS, VARIABLE
+    from taskvec.integrations.server.logs import LOGGER
+
+    if OF_CLIENTS in os.environ:
+        LOGGER.warning(
+            "%s is what clients send: this server has no API keys, which are in %s",
+            OF_CLIENTS,
+            VARIABLE,
+        )
