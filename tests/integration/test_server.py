@@ -191,6 +191,14 @@ def test_what_cannot_be_served_is_refused_with_the_reason(
     assert message in refusal(post(client, **body), 422)
 
 
+def test_a_fingerprint_refuses_parameters_that_it_would_not_heed(client: httpx.Client) -> None:
+    message = refusal(client.get("/v1/fingerprint", params={"dim": 8}), 422)
+    assert message == "unknown query parameter 'dim': use model, task, dimensions"
+    assert client.get("/v1/fingerprint", params={"dimensions": 8}).json()["dimensions"] == 8
+    long = refusal(client.get("/v1/fingerprint", params={"x" * 5000: 1}), 422)
+    assert len(long) < 1100
+
+
 def test_an_unknown_model_or_path_is_not_found(client: httpx.Client) -> None:
     message = refusal(post(client, input="one", model="gpt"), 404)
     assert message == "unknown model 'gpt': this server has tiny"

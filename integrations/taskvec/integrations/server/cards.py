@@ -6,10 +6,13 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from taskvec.core.errors import InputError
 from taskvec.core.pooling import check_dim
 from taskvec.integrations.server.metrics import CONTENT_TYPE
 from taskvec.integrations.server.problems import problem
 from taskvec.integrations.server.service import Service
+
+PARAMETERS = ("model", "task", "dimensions")  # of a fingerprint
 
 router = APIRouter()
 
@@ -41,7 +44,16 @@ async def fingerprint(
     dimensions: int | None = None,
 ) -> dict[str, Any]:
     """A string that changes whenever the vectors of this task and these dimensions would."""
-    service = _service(request)
+    for name in request.query_params:
+        if name not in PARAMETERS:
+            raise InputError(f"unknown query parameter {name!r}: use {', '.join(PARAMETERS)}")
+    return await fingerprint_of(_service(request), model, task, dimensions)
+
+
+async def fingerprint_of(
+    service: Service, model: str | None, task: str | None, dimensions: int | None
+) -> dict[str, Any]:
+    """The reply to a request for a fingerprint, however it came."""
     call = service.call(model or service.names[0], task)
     dim = check_dim(dimensions, service.encoder.dims)
     # The first one reads all weights.

@@ -263,7 +263,7 @@ async def _answer(
     if isinstance(body, ChunksRequest):
         return await chunk(service, body, facts, wait=wait, seen=seen)
     if isinstance(body, FingerprintRequest):
-        found = await cards.fingerprint(request, body.model, body.task, body.dimensions)
+        found = await cards.fingerprint_of(service, body.model, body.task, body.dimensions)
     else:
         found = await cards.models(request)
     return Streamed([orjson.dumps(found)])
