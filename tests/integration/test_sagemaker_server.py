@@ -84,7 +84,7 @@ def test_the_other_routes_are_named_in_the_body(client: httpx.Client, encoder: E
         ({"route": "/metrics"}, 422, "unknown route '/metrics': use one of"),
         ({"route": ["x"]}, 422, "unknown route"),
         ({"input": "x", "split": {}}, 422, 'split is of another route: say "route": "/v1/chunks"'),
-        ({"route": "/v1/models", "x": 1}, 422, "unknown field 'x'"),
+        ({"route": "/v1/models", "x": 1}, 422, "unknown field 'x': leave it out"),
         ({"route": "/v1/fingerprint", "model": "x"}, 404, "unknown model 'x'"),
         ({"input": "x", "model": "y"}, 404, "unknown model 'y'"),
     ],

@@ -164,7 +164,11 @@ REFUSED = [
     ({"input": [{"text": 3}]}, "input[0].text is a token id"),
     ({}, "input: Field required"),
     ({"input": "one", "model": None}, "model: Input should be a valid string"),
-    ({"input": "one", "prompt": "x"}, "unknown field 'prompt'"),
+    ({"input": "one", "prompt": "x"}, "unknown field 'prompt': use model, task, dimensions, "),
+    ({"input": "one", "dim": 8}, "unknown field 'dim': did you mean 'dimensions'?"),
+    ({"input": "one", "dimension": 8}, "unknown field 'dimension': did you mean 'dimensions'?"),
+    ({"inputs": "one"}, "unknown field 'inputs': did you mean 'input'?"),
+    ({"texts": "one"}, "unknown field 'texts': use model, task, "),
     ({"input": "one", "dimensions": 7}, "unknown dim 7"),
     ({"input": "one", "dimensions": "8"}, "dimensions: "),
     ({"input": "one", "task": "sorting"}, "unknown task 'sorting'"),
@@ -197,6 +201,17 @@ def test_a_fingerprint_refuses_parameters_that_it_would_not_heed(client: httpx.C
     assert client.get("/v1/fingerprint", params={"dimensions": 8}).json()["dimensions"] == 8
     long = refusal(client.get("/v1/fingerprint", params={"x" * 5000: 1}), 422)
     assert len(long) < 1100
+
+
+def test_an_unknown_field_within_a_document_is_placed(client: httpx.Client) -> None:
+    inputs = ["one", {"text": "two", "span": [[0, 1]]}]
+    refused = post(client, "/v1/chunks", input=inputs)
+    assert refusal(refused, 422) == "unknown field 'input.1.span': did you mean 'spans'?"
+    assert refused.json()["error"]["param"] == "input"
+    refused = post(client, "/v1/chunks", input="one", split={"size": 9})
+    assert refusal(refused, 422) == "unknown field 'split.size': use by, characters"
+    refused = post(client, input="one", dim=8)
+    assert refused.json()["error"]["param"] == "dim"
 
 
 def test_an_unknown_model_or_path_is_not_found(client: httpx.Client) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 from fastapi import APIRouter, Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict, StrictInt, ValidationError
+from pydantic import BaseModel, StrictInt, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -26,7 +26,7 @@ from taskvec.integrations.server.facts import Facts
 from taskvec.integrations.server.parsing import check_sizes
 from taskvec.integrations.server.problems import NO_JSON, UNTOLD, invalid_of
 from taskvec.integrations.server.replies import Streamed
-from taskvec.integrations.server.requests import ChunksRequest, EmbeddingsRequest
+from taskvec.integrations.server.requests import ChunksRequest, EmbeddingsRequest, Strict
 from taskvec.integrations.server.service import Service
 
 JSON = "application/json"
@@ -42,20 +42,16 @@ PROBE_S = 1.5  # SageMaker waits 2 s for a reply to its ping
 router = APIRouter(include_in_schema=False)
 
 
-class FingerprintRequest(BaseModel):
+class FingerprintRequest(Strict):
     """What `/v1/fingerprint` takes as its query."""
-
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
     model: str
     task: str | None = None
     dimensions: StrictInt | None = None
 
 
-class ModelsRequest(BaseModel):
+class ModelsRequest(Strict):
     """`/v1/models` takes nothing."""
-
-    model_config = ConfigDict(extra="forbid")
 
 
 KINDS: Mapping[str, type[BaseModel]] = {
@@ -217,7 +213,7 @@ def _read_line(reader: Reader, number: int, line: bytes) -> BaseModel:
         body = reader.read(line)
         _check_names(reader.service, body)
     except ValidationError as error:
-        status, message, _ = invalid_of(_placed(error)[0])
+        status, message, _ = invalid_of(_placed(error))
         raise HTTPException(status, f"line {number}: {message}") from None
     except HTTPException as error:
         raise HTTPException(error.status_code, f"line {number}: {error.detail}") from None

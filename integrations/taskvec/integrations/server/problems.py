@@ -1,6 +1,6 @@
 """Errors as both APIs tell them: Jina's `detail` and OpenAI's `error`, in one body."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -32,6 +32,7 @@ KINDS = {
 UNTOLD = 500  # the first status that is the server's fault
 UNEXPECTED = "the server failed: its log has the reason under this request's x-request-id"
 FAULT = "taskvec"  # type of the faults whose message says it all
+UNKNOWN = "taskvec_unknown"  # type of unknown fields: context `field` and `cure`
 NO_JSON = "send one as application/json"
 # Where pydantic's messages have Python's words for what JSON calls otherwise.
 EXPECTED = {
@@ -77,7 +78,7 @@ def add_handlers(app: FastAPI) -> None:
 
     async def invalid(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)  # noqa: S101
-        status, message, param = invalid_of(error.errors()[0])
+        status, message, param = invalid_of(error.errors())
         return problem(status, message, param=param)
 
     async def failed(request: Request, error: Exception) -> Response:
@@ -95,21 +96,24 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(TaskvecError, failed)
 
 
-def invalid_of(error: Mapping[str, Any]) -> tuple[int, str, str | None]:
+def invalid_of(errors: Sequence[Mapping[str, Any]]) -> tuple[int, str, str | None]:
     """Status, message and field of a fault in a request's body or query; never what was sent.
 
-    error: one of a RequestValidationError's.
+    errors: a RequestValidationError's. An unknown field comes first: it explains what is missing.
     """
+    error = next((one for one in errors if one["type"] == UNKNOWN), errors[0])
     if error["type"] == "json_invalid":
         return 400, f"the body is no JSON: {_printable(str(error['ctx']['error']))}", None
     path = [str(part) for part in error["loc"][1:]]
     if error["type"] == FAULT:
         return 422, _printable(error["msg"]), path[0] if path else None
+    if error["type"] == UNKNOWN:
+        place = ".".join([*path, error["ctx"]["field"]])
+        message = f"unknown field {_printable(place)!r}: {error['ctx']['cure']}"
+        return 422, message, path[0] if path else error["ctx"]["field"]
     if not path:
         return 422, f"the body is no JSON object: {NO_JSON}", None
     place = ".".join(path)
-    if error["type"] == "extra_forbidden":
-        return 422, f"unknown field {_printable(place)!r}: leave it out", path[0]
     return 422, f"{place}: {_printable(_said(error))}", path[0]
 
 

@@ -18,7 +18,8 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from taskvec.core.tokenizer import clean
-from taskvec.integrations.server.problems import FAULT
+from taskvec.integrations.server.near import cure
+from taskvec.integrations.server.problems import FAULT, UNKNOWN
 from taskvec.integrations.server.replies import Kind
 
 IDS_REFUSED = (
@@ -84,10 +85,24 @@ CleanText: TypeAlias = Annotated[str, BeforeValidator(_cleaned)]
 Form: TypeAlias = Annotated[Kind | None, BeforeValidator(_read_kind)]
 
 
-class Vectors(BaseModel):
-    """What both ways to ask for vectors have in common."""
+class Strict(BaseModel):
+    """An object that has no other fields than these: it says what may have been meant."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_known(cls, value: object) -> object:
+        """Before all else, since a field of another name is also a missing one."""
+        for name in value if isinstance(value, Mapping) else ():
+            if name not in cls.model_fields:
+                found = {"field": name, "cure": cure(name, cls.model_fields)}
+                raise PydanticCustomError(UNKNOWN, "unknown field", found)
+        return value
+
+
+class Vectors(Strict):
+    """What both ways to ask for vectors have in common."""
 
     model: Model
     task: str | None = Field(None, description="default: the model's own weights, no LoRA")
@@ -152,23 +167,19 @@ class EmbeddingsRequest(Vectors):
         return self.embedding_type or self.encoding_format or self.encoding_type or "float"
 
 
-class Split(BaseModel):
+class Split(Strict):
     """How the server cuts a document: into sentences, or into chunks of a size.
 
     characters: of the longest chunk, which is cut at the ends of paragraphs and sentences where
     that is possible. A sentence that is longer is cut as well.
     """
 
-    model_config = ConfigDict(extra="forbid")
-
     by: Literal["sentence", "size"] = "size"
     characters: Annotated[StrictInt, Field(ge=16, le=100_000)] = 600
 
 
-class DocumentInput(BaseModel):
+class DocumentInput(Strict):
     """A document and where its chunks are: as spans, as texts, or left to the server."""
-
-    model_config = ConfigDict(extra="forbid")
 
     text: CleanText
     spans: list[tuple[StrictInt, StrictInt]] | None = Field(
