@@ -28,6 +28,7 @@ from tests.asking import held, limited, post, refusal, release, scraped, until
 from tests.remote_server import NAME, Server, serving
 
 TEXTS = ["read the file", "", "a thread lock\x00", "close the socket"]
+MEANT = "did you mean /v1/embeddings?"
 KEY, OTHER_KEY = "k" * 24, "o" * 24
 SECRET = "xylophone"  # noqa: S105 - a text
 
@@ -218,8 +219,46 @@ def test_an_unknown_model_or_path_is_not_found(client: httpx.Client) -> None:
     message = refusal(post(client, input="one", model="gpt"), 404)
     assert message == "unknown model 'gpt': this server has tiny"
     assert refusal(client.get("/v1/models/gpt"), 404) == message
-    refusal(client.get("/v2"), 404)
-    refusal(client.get("/v1/embeddings"), 405)
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        (
+            "/embeddings",
+            f"no route '/embeddings': {MEANT} (base_url=…/v1 for OpenAI's clients)",
+        ),
+        ("/v1/v1/embeddings", f"no route '/v1/v1/embeddings': {MEANT}"),
+        ("/v1/embedding", f"no route '/v1/embedding': {MEANT}"),
+        ("/v1/rerank", "no route '/v1/rerank': /openapi.json lists them"),
+    ],
+)
+def test_another_path_is_told_with_what_was_meant(
+    client: httpx.Client, path: str, message: str
+) -> None:
+    assert refusal(client.post(path, json={}), 404) == message
+
+
+def test_little_is_told_of_a_long_path(client: httpx.Client) -> None:
+    assert len(refusal(client.get("/x" * 20_000), 404)) < 200
+    refusal(client.get("/%ff%ed%a0%80%0a"), 404)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "methods"),
+    [
+        ("GET", "/v1/embeddings", "POST"),
+        ("POST", "/healthz", "GET, HEAD"),
+        ("DELETE", f"/v1/models/{NAME}", "GET"),
+        ("PUT", "/openapi.json", "GET, HEAD"),
+    ],
+)
+def test_another_method_is_told_with_those_that_a_route_takes(
+    client: httpx.Client, method: str, path: str, methods: str
+) -> None:
+    refused = client.request(method, path)
+    assert refusal(refused, 405) == f"{path} takes no {method}: use {methods}"
+    assert refused.headers["allow"] == methods
 
 
 @pytest.mark.parametrize(

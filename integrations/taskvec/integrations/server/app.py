@@ -14,6 +14,7 @@ from taskvec.integrations.server.metrics import Metrics
 from taskvec.integrations.server.playground import page
 from taskvec.integrations.server.problems import add_handlers
 from taskvec.integrations.server.service import Limits, Service
+from taskvec.integrations.server.ways import Ways
 
 if TYPE_CHECKING:
     from fastapi.telemetry import TelemetryConfig
@@ -61,11 +62,12 @@ def create_app(
     service = Service(encoder, tuple(names), limits or Limits(), Metrics(encoder))
     service.default_task = service.task(default_task)
     app.state.service = service
-    for module in (embeddings, chunks, cards, invocations):
-        app.include_router(module.router)
+    routers = [module.router for module in (embeddings, chunks, cards, invocations)]
     if playground:
-        app.include_router(page.router)
-    add_handlers(app)
+        routers.append(page.router)
+    for router in routers:
+        app.include_router(router)
+    add_handlers(app, Ways(routers))
     pages = page.PATHS if playground else ()
     app.add_middleware(Gate, service=service, keys=Keys(keys), hosts=hosts, pages=pages)
     return app

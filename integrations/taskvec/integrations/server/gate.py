@@ -17,6 +17,7 @@ from taskvec.integrations.server.logs import log_failure, log_request
 from taskvec.integrations.server.problems import GONE, UNEXPECTED, problem
 from taskvec.integrations.server.service import Service
 from taskvec.integrations.server.tracing import describe, request_span
+from taskvec.integrations.server.ways import path_of
 
 OPEN = frozenset({"/healthz", "/readyz", "/ping"})
 ROUTES = frozenset({
@@ -173,9 +174,7 @@ def _route(scope: Scope) -> str:
 
     A name of a model is none of theirs.
     """
-    path: str = scope["path"]
-    below = path.removeprefix(scope.get("root_path", "").rstrip("/"))
-    path = below if below.startswith("/") else path
+    path = path_of(scope)
     if path.startswith("/v1/models/"):
         return "/v1/models"
     return path if path in ROUTES else "other"

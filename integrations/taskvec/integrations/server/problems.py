@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from taskvec.core.errors import CODES, BusyError, InputError, TaskvecError, status_of
+from taskvec.integrations.server.ways import Ways, path_of
 
 GONE = 499  # nginx's number for a client that hung up: in logs and metrics alone
 # OpenAI's `type` and `code`, by status.
@@ -29,6 +30,8 @@ KINDS = {
     503: ("server_error", "not_ready"),
     504: ("server_error", "deadline_exceeded"),
 }
+# What the router says by itself, of paths and of methods.
+NO_ROUTE, NO_METHOD = (404, "Not Found"), 405
 UNTOLD = 500  # the first status that is the server's fault
 UNEXPECTED = "the server failed: its log has the reason under this request's x-request-id"
 FAULT = "taskvec"  # type of the faults whose message says it all
@@ -68,11 +71,17 @@ def problem(
     return Response(body, status, dict(headers or {}), media_type="application/json")
 
 
-def add_handlers(app: FastAPI) -> None:
+def add_handlers(app: FastAPI, ways: Ways) -> None:
     """Let an app answer every expected error in this form."""
 
-    async def refused(_: Request, error: Exception) -> Response:
+    async def refused(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # noqa: S101 - what it is registered for
+        path = path_of(request.scope)
+        if error.status_code == NO_METHOD and (methods := ", ".join(ways.methods(path))):
+            message = _printable(ways.other(path, request.method))
+            return problem(NO_METHOD, message, headers={"Allow": methods})
+        if (error.status_code, error.detail) == NO_ROUTE:
+            return problem(error.status_code, _printable(ways.missing(path)))
         code = error.code if isinstance(error, RefusedInput) else None
         return problem(error.status_code, error.detail, code=code, headers=error.headers)
 
