@@ -12,6 +12,8 @@ from taskvec.core import Encoder
 from taskvec.integrations.server import Limits
 from tests.remote_server import NAME, serving
 
+AS_JSON = {"Content-Type": "application/json"}
+
 release = threading.Event()
 
 

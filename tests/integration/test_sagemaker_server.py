@@ -80,7 +80,8 @@ def test_the_other_routes_are_named_in_the_body(client: httpx.Client, encoder: E
     [
         ("{", 400, "the body is no JSON"),
         ('{"input": NaN}', 400, "the body is no JSON"),
-        ("[1]", 422, "the body is no JSON object"),
+        ("[1]", 422, "the body is an array: expected an object"),
+        ('"x"', 422, "the body is a string: expected an object"),
         ({"route": "/metrics"}, 422, "unknown route '/metrics': use one of"),
         ({"route": ["x"]}, 422, "unknown route"),
         ({"input": "x", "split": {}}, 422, 'split is of another route: say "route": "/v1/chunks"'),
@@ -139,7 +140,7 @@ def test_no_lines_are_no_replies(client: httpx.Client) -> None:
     [
         ("{", 400, "line 2: the body is no JSON"),
         ("", 400, "line 2: the body is no JSON"),
-        ("3", 422, "line 2: the body is no JSON object"),
+        ("3", 422, "line 2: the body is a number: expected an object"),
         ('{"input": "x", "colour": 1}', 422, "line 2: unknown field 'colour'"),
         ('{"input": 1.5}', 422, "line 2: input is a number"),
         ('{"input": "x", "task": "y"}', 422, "line 2: unknown task 'y'"),

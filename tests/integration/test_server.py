@@ -24,7 +24,7 @@ from taskvec.integrations.server.keys import Keys, read_keys
 from taskvec.integrations.server.logs import JsonLines
 from taskvec.integrations.server.running import open_socket
 from taskvec.integrations.server.service import SMALL_TOKENS, lane_of
-from tests.asking import held, limited, post, refusal, release, scraped, until
+from tests.asking import AS_JSON, held, limited, post, refusal, release, scraped, until
 from tests.remote_server import NAME, Server, serving
 
 TEXTS = ["read the file", "", "a thread lock\x00", "close the socket"]
@@ -204,6 +204,33 @@ def test_a_fingerprint_refuses_parameters_that_it_would_not_heed(client: httpx.C
     assert len(long) < 1100
 
 
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/chunks"])
+def test_a_body_is_said_to_be_json(client: httpx.Client, path: str) -> None:
+    content = json.dumps({"model": NAME, "input": "one"})
+
+    def asked(kind: str | None, body: str = content) -> httpx.Response:
+        headers = {} if kind is None else {"Content-Type": kind}
+        return client.post(path, content=body, headers=headers)
+
+    for kind in ("application/json", "Application/JSON; charset=utf-8", "application/x+json"):
+        assert asked(kind).status_code == 200
+    cure = "send application/json (curl: -H 'Content-Type: application/json')"
+    for kind in ("application/x-www-form-urlencoded", "text/plain", "text/x+json"):
+        assert refusal(asked(kind), 415) == f"content type {kind!r}: {cure}"
+    assert refusal(asked(None), 415) == f"no content type: {cure}"
+    assert len(refusal(asked("x" * 9000), 415)) < 1100
+
+
+@pytest.mark.parametrize(
+    ("body", "given"),
+    [('"x"', "a string"), ("[1]", "an array"), ("null", "null"), ("3", "a number"), ("", "empty")],
+)
+def test_a_body_is_an_object(client: httpx.Client, body: str, given: str) -> None:
+    headers = {"Content-Type": "application/json"}
+    refused = client.post("/v1/embeddings", content=body, headers=headers)
+    assert refusal(refused, 422).startswith(f"the body is {given}: expected a")
+
+
 def test_an_unknown_field_within_a_document_is_placed(client: httpx.Client) -> None:
     inputs = ["one", {"text": "two", "span": [[0, 1]]}]
     refused = post(client, "/v1/chunks", input=inputs)
@@ -290,7 +317,8 @@ def test_limits_of_a_request(encoder: Encoder) -> None:
             assert code == "request_too_large", "whatever the status: a client may halve it"
         assert "more than 2000 bytes" in refusal(post(client, input="x" * 2000), 413)
         parts = iter([b"x" * 1500] * 2)  # of no declared length
-        assert "more than 2000 bytes" in refusal(client.post("/v1/chunks", content=parts), 413)
+        refused = client.post("/v1/chunks", content=parts, headers=AS_JSON)
+        assert "more than 2000 bytes" in refusal(refused, 413)
         many = {"text": "a b c d", "spans": [(0, 1)] * 4}
         assert "4 chunks" in refusal(post(client, "/v1/chunks", input=[many]), 422)
         own = {"input": "One. " * 5, "split": {"by": "sentence"}}

@@ -23,7 +23,7 @@ from taskvec.integrations.server.counting import PART, Counting, grouped
 from taskvec.integrations.server.facts import Facts
 from taskvec.integrations.server.hosts import is_for
 from taskvec.integrations.server.running import local_names
-from tests.asking import limited, post, refusal, scraped, until
+from tests.asking import AS_JSON, limited, post, refusal, scraped, until
 from tests.remote_server import NAME, Server, serving
 
 SECRET = "xylophone"  # noqa: S105 - a text
@@ -275,7 +275,7 @@ def test_bodies_of_all_requests_have_a_bound(encoder: Encoder) -> None:
             until(lambda: scraped(client)["taskvec_body_bytes"] == 1500)
             declared = post(client, input="x" * 1700)
             parts = iter([b" " * 800] * 2)
-            counted = client.post("/v1/embeddings", content=parts)
+            counted = client.post("/v1/embeddings", content=parts, headers=AS_JSON)
             for busy in (declared, counted):
                 assert "bodies of 3000 bytes" in refusal(busy, 429)
                 assert int(busy.headers["Retry-After"]) >= 1

@@ -120,6 +120,7 @@ def test_keys_of_the_environment_and_a_second_signal(checkpoint: Path) -> None:
         assert httpx.get(f"{url}/v1/models").status_code == 401
         place = httpx.URL(url)
         head = b"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n"
+        head += b"Content-Type: application/json\r\n"
         with socket.create_connection((place.host, place.port)) as half:
             half.sendall(head + f"Authorization: Bearer {KEY}\r\n\r\n".encode())
             time.sleep(0.2)

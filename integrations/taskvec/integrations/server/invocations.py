@@ -23,8 +23,8 @@ from taskvec.integrations.server import cards
 from taskvec.integrations.server.chunks import chunk
 from taskvec.integrations.server.embeddings import embed
 from taskvec.integrations.server.facts import Facts
-from taskvec.integrations.server.parsing import check_sizes
-from taskvec.integrations.server.problems import NO_JSON, UNTOLD, invalid_of
+from taskvec.integrations.server.parsing import check_sizes, content_type
+from taskvec.integrations.server.problems import UNTOLD, invalid_of, no_object
 from taskvec.integrations.server.replies import Streamed
 from taskvec.integrations.server.requests import ChunksRequest, EmbeddingsRequest, Strict
 from taskvec.integrations.server.service import Service
@@ -80,7 +80,7 @@ class Reader:
         except orjson.JSONDecodeError as error:
             raise HTTPException(400, f"the body is no JSON: {error}") from None
         if not isinstance(body, dict):
-            raise InputError(f"the body is no JSON object: {NO_JSON}")
+            raise InputError(no_object(body))
         route = body.pop("route", EMBEDDINGS)
         if not isinstance(route, str) or route not in KINDS:
             raise InputError(f"unknown route {route!r}: use one of {tuple(KINDS)}")
@@ -156,7 +156,7 @@ async def _encodes(service: Service) -> bool:
 @router.post("/invocations")
 async def invocations(request: Request) -> Response:
     """One request of any route, or as many as there are lines."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = content_type(request)
     if kind not in {JSON, *LINES}:
         raise HTTPException(
             415, f"content type {kind!r}: send a request as {JSON}, or one a line as {LINES[0]}"

@@ -13,6 +13,7 @@ from taskvec.core.errors import InputError
 from taskvec.integrations.server.problems import RefusedInput
 from taskvec.integrations.server.service import Service
 
+JSON = "application/json"
 FIELDS = 32  # more than any object of a request has
 
 
@@ -57,6 +58,22 @@ def _check_fields(count: int, most: int) -> None:
         raise InputError(f"the body has objects of {count} fields: send those that are known")
 
 
+def content_type(request: Request) -> str:
+    """What a body is said to be, without parameters; nothing where it is not said."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _check_type(request: Request) -> None:
+    """Raises HTTPException 415 for a body that is not said to be JSON.
+
+    A page of another origin cannot say so unasked, and the server answers no such question.
+    """
+    kind = content_type(request)
+    if kind != JSON and not (kind.startswith("application/") and kind.endswith("+json")):
+        given = f"content type {kind!r}" if kind else "no content type"
+        raise HTTPException(415, f"{given}: send {JSON} (curl: -H 'Content-Type: {JSON}')")
+
+
 class JsonRoute(APIRoute):
     """A route of such requests."""
 
@@ -65,6 +82,7 @@ class JsonRoute(APIRoute):
         handle = super().get_route_handler()
 
         async def handle_json(request: Request) -> Response:
+            _check_type(request)
             return await handle(JsonRequest(request.scope, request.receive))
 
         return handle_json

@@ -36,7 +36,11 @@ UNTOLD = 500  # the first status that is the server's fault
 UNEXPECTED = "the server failed: its log has the reason under this request's x-request-id"
 FAULT = "taskvec"  # type of the faults whose message says it all
 UNKNOWN = "taskvec_unknown"  # type of unknown fields: context `field` and `cure`
-NO_JSON = "send one as application/json"
+# What JSON calls what Python has of it.
+JSON_NAMES = {
+    type(None): "null", bool: "a boolean", int: "a number", float: "a number", str: "a string",
+    list: "an array", dict: "an object",
+}  # fmt: skip
 # Where pydantic's messages have Python's words for what JSON calls otherwise.
 EXPECTED = {
     "list_type": "an array",
@@ -120,14 +124,26 @@ def invalid_of(errors: Sequence[Mapping[str, Any]]) -> tuple[int, str, str | Non
         place = ".".join([*path, error["ctx"]["field"]])
         message = f"unknown field {_printable(place)!r}: {error['ctx']['cure']}"
         return 422, message, path[0] if path else error["ctx"]["field"]
+    if not path and error["type"] == "missing":
+        return 422, "the body is empty: expected a JSON object", None
     if not path:
-        return 422, f"the body is no JSON object: {NO_JSON}", None
+        return 422, no_object(error["input"]), None
     place = ".".join(path)
     return 422, f"{place}: {_printable(_said(error))}", path[0]
 
 
 def _code_of(error: TaskvecError) -> str | None:
     return next((code for code, kind in CODES.items() if isinstance(error, kind)), None)
+
+
+def no_object(body: object) -> str:
+    """Why a body that is JSON is no request."""
+    return f"the body is {kind_of(body)}: expected an object"
+
+
+def kind_of(value: object) -> str:
+    """What JSON calls a value."""
+    return JSON_NAMES.get(type(value), type(value).__name__)
 
 
 def _said(error: Mapping[str, Any]) -> str:

@@ -19,7 +19,7 @@ from pydantic_core import PydanticCustomError
 
 from taskvec.core.tokenizer import clean
 from taskvec.integrations.server.near import cure
-from taskvec.integrations.server.problems import FAULT, UNKNOWN
+from taskvec.integrations.server.problems import FAULT, UNKNOWN, kind_of
 from taskvec.integrations.server.replies import Kind
 
 IDS_REFUSED = (
@@ -34,11 +34,6 @@ TEXTS_SCHEMA = {
         {"type": "array", "items": {"anyOf": [{"type": "string"}, TEXT_SCHEMA]}},
     ]
 }
-# What JSON calls what Python has of it.
-JSON_NAMES = {
-    type(None): "null", bool: "a boolean", int: "a number", float: "a number", str: "a text",
-    list: "an array", dict: "an object",
-}  # fmt: skip
 Model: TypeAlias = Annotated[str, Field(description="a served model, or NAME@TASK")]
 
 
@@ -60,8 +55,7 @@ def _read_text(value: object, place: str) -> str:
         value, place = value[0], f"{place}[0]"
     if isinstance(value, int) and not isinstance(value, bool):
         raise _fault(f"{place} {IDS_REFUSED}")
-    given = JSON_NAMES.get(type(value), type(value).__name__)
-    raise _fault(f'{place} is {given}: expected a text, or {{"text": …}}')
+    raise _fault(f'{place} is {kind_of(value)}: expected a text, or {{"text": …}}')
 
 
 def _read_kind(value: object, info: ValidationInfo) -> object:
