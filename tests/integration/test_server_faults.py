@@ -155,11 +155,17 @@ def test_the_first_line_tells_of_names_and_keys(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--host", "0.0.0.0"], "0.0.0.0 can be reached from other machines"),  # noqa: S104
+        (["--host", "0.0.0.0"], "0.0.0.0 can be reached from other machines: give API keys (--api"),  # noqa: S104
         (["--port", "70000"], "'70000' is not a port"),
+        (["--prot", "1"], "--prot: did you mean --port? (see taskvec serve --help)"),
+        (["starter", "colour"], "unrecognized arguments: colour (see taskvec serve --help)"),
         (["--max-items", "0"], "'0' is not a whole number"),
         (["--deadline", "-1"], "'-1' is not a number above 0"),
-        (["http://127.0.0.1:9"], "a server serves weights"),
+        (["http://127.0.0.1:9"], "a URL: a server serves weights"),
+        (["missing"], "no model 'missing': give 'starter', a folder, or a hub id such as 'jina"),
+        (["."], ". holds no checkpoint: expected config.json, tokenizer.json and *.safetensors"),
+        (["~nobody/x"], "no model '~nobody/x': give"),
+        (["outer"], "outer holds no checkpoint: give 'outer/inner'"),
         (["--api-key-file", "nowhere"], "nowhere: no such file"),
         (["--port", "0", "nowhere"], "nowhere"),
         (["--port", "0", "--dtype", "float8"], "float8"),
@@ -171,6 +177,9 @@ def test_what_cannot_be_started_says_why(
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    inner = tmp_path / "outer" / "inner"
+    inner.mkdir(parents=True)
+    (inner / "config.json").touch()
     assert main(["serve", *options]) == 2
     err = capsys.readouterr().err
     assert err.startswith("taskvec: ")

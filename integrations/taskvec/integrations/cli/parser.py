@@ -1,6 +1,7 @@
 """The command line's grammar; each command's module is imported only when it runs."""
 
 import argparse
+import difflib
 import importlib
 import importlib.metadata
 from collections.abc import Sequence
@@ -45,6 +46,18 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise UsageError with argparse's message and the help that explains it."""
         raise UsageError(f"{message} (see {self.prog} --help)")
+
+    def parse_known_args(  # type: ignore[override]  # argparse's overloads
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Argparse's, which refuses what is unknown here: a command's own help explains it."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            flags = [name for name in self._option_string_actions if name.startswith("--")]
+            near = next(iter(difflib.get_close_matches(unknown[0], flags, 1)), None)
+            meant = f": did you mean {near}?" if near else ""
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{meant}")
+        return found, unknown
 
 
 def run_command_line(argv: Sequence[str] | None) -> int:

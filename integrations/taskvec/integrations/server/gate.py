@@ -27,7 +27,7 @@ ROUTES = frozenset({
 WORK = frozenset({"/v1/embeddings", "/v1/chunks", "/v1/fingerprint", "/invocations"})
 
 OTHER_HOST = "without API keys this server answers to its own machine's names alone"
-ALLOW = "let everybody in with --allow-anonymous"
+ALLOW = "let everybody in (--allow-anonymous, allow_anonymous=True)"
 # What OpenAI's client takes for an answer to whether it should ask again by itself.
 NOT_AGAIN = {"x-should-retry": "false"}
 ENDED = "the server ends, and this was not answered in time: send it again, or elsewhere"

@@ -17,7 +17,6 @@ from fastapi import FastAPI
 from taskvec.core.encoder import Encoder
 from taskvec.core.errors import InputError
 from taskvec.integrations.server.app import create_app
-from taskvec.integrations.server.keys import VARIABLE
 from taskvec.integrations.server.service import Limits
 
 if TYPE_CHECKING:
@@ -31,6 +30,8 @@ SETTLING_S = 1.0
 TICK_S = 0.05
 # What was cut off at the end has so long to be told so.
 LAST_WORDS_S = 2.0
+# What opens a server to other machines, in the words of `serve` here.
+TO_OPEN = "give API keys (keys=…), or allow everybody (allow_anonymous=True)"
 ENDING = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -185,11 +186,11 @@ def local_names(host: str, *, public: bool) -> tuple[str, ...]:
     return () if public else ("localhost", host.lower())
 
 
-def open_socket(host: str, port: int, *, public: bool) -> socket.socket:
+def open_socket(host: str, port: int, *, public: bool, cure: str = TO_OPEN) -> socket.socket:
     """A socket bound to an address, which does not listen yet.
 
-    public: whether other machines may connect. Raises InputError where they may not and could,
-    or where the address is none or taken.
+    public: whether other machines may connect. cure: what lets them. Raises InputError where they
+    may not and could, or where the address is none or taken.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -198,10 +199,7 @@ def open_socket(host: str, port: int, *, public: bool) -> socket.socket:
     except (OSError, UnicodeError, OverflowError) as error:
         raise InputError(f"{host!r} is no address to listen at: {error}") from None
     if not public and not ipaddress.ip_address(address[0]).is_loopback:
-        raise InputError(
-            f"{host} can be reached from other machines: give API keys (--api-key-file, or "
-            f"{VARIABLE}), or allow everybody (--allow-anonymous)"
-        )
+        raise InputError(f"{host} can be reached from other machines: {cure}")
     bound = socket.socket(family, kind, protocol)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from taskvec.core.errors import CheckpointError, InputError
-from taskvec.core.registry import is_url
+from taskvec.core.errors import InputError
 from taskvec.integrations.ports import PORT, port_of
 from taskvec.integrations.server.service import Limits
+from taskvec.integrations.server.weights import FILES, check_folder, check_source
 
 HOST = "0.0.0.0"  # noqa: S104 - SageMaker reaches it in a network of its own
 MODEL_FOLDER = "/opt/ml/model"
@@ -115,18 +115,15 @@ def model_of(environ: Mapping[str, str]) -> str:
     """
     chosen = environ.get("TASKVEC_MODEL")
     if chosen:
-        if is_url(chosen):
-            raise InputError("TASKVEC_MODEL is a URL: a server serves weights, and no other server")
+        check_source(chosen, "TASKVEC_MODEL")
         return chosen
     folder = Path(environ.get("SM_MODEL_DIR") or MODEL_FOLDER)
-    if (folder / "config.json").is_file():
-        return str(folder)
-    inside = [found.parent.name for found in folder.glob("*/config.json")]
-    cure = f"pack what is in {inside[0]!r}, and not that folder" if inside else (
-        "pack config.json, tokenizer.json and *.safetensors, as `encoder.save` writes them, at the "
-        "top of model.tar.gz; or set TASKVEC_MODEL, as to 'starter'"
-    )  # fmt: skip
-    raise CheckpointError(f"{folder} holds no checkpoint: {cure}")
+    check_folder(
+        folder,
+        found="pack what is in {0.name!r}, and not that folder",
+        lacking=f"pack {FILES}, at the top of model.tar.gz; or set TASKVEC_MODEL, as to 'starter'",
+    )
+    return str(folder)
 
 
 def _limits(environ: Mapping[str, str]) -> Limits:

@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from taskvec.core.errors import InputError
-from taskvec.core.registry import is_url
-
 if TYPE_CHECKING:
     from taskvec.core import Encoder
     from taskvec.integrations.server import Limits
 
 DRAIN_S, GRACE_S = 0.0, 30.0
+TO_OPEN = (
+    "give API keys (--api-key-file, or TASKVEC_API_KEYS), or allow everybody (--allow-anonymous)"
+)
 # An address that stands for all of a machine's is none to open in a browser.
-TO_OPEN = {"http://0.0.0.0:": "http://127.0.0.1:", "http://[::]:": "http://[::1]:"}
+BROWSABLE = {"http://0.0.0.0:": "http://127.0.0.1:", "http://[::]:": "http://[::1]:"}
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -25,14 +25,14 @@ def run(arguments: argparse.Namespace) -> int:
     from taskvec.integrations.server.keys import read_keys
     from taskvec.integrations.server.logs import logging_to_stderr
     from taskvec.integrations.server.running import HttpServer, local_names, open_socket
+    from taskvec.integrations.server.weights import check_source
 
-    if is_url(arguments.model):
-        raise InputError("a server serves weights, and no other server: name a model or a folder")
+    check_source(arguments.model)
     keys = read_keys(arguments.api_key_file)
     names = arguments.name or names_of(arguments.model)
     # Taken before the model is loaded, so that a port in use is told of at once.
     public = bool(keys) or arguments.allow_anonymous
-    listening = open_socket(arguments.host, arguments.port, public=public)
+    listening = open_socket(arguments.host, arguments.port, public=public, cure=TO_OPEN)
     with listening, logging_to_stderr(arguments.log_level), _loaded(arguments) as encoder:
         if not keys:
             _warn_of_clients_key()
@@ -95,12 +95,12 @@ def _say_where(names: Sequence[str], url: str, *, keys: int, playground: bool) -
     guarded = f"with {keys} API key{'s' if keys > 1 else ''}" if keys else "without API keys"
     sys.stdout.write(f"serving {called} at {url}/v1, {guarded}; Ctrl-C ends it\n")
     if playground:
-        sys.stdout.write(f"try it at {_to_open(url)}/playground\n")
+        sys.stdout.write(f"try it at {_browsable(url)}/playground\n")
     sys.stdout.flush()
 
 
-def _to_open(url: str) -> str:
-    for everywhere, here in TO_OPEN.items():
+def _browsable(url: str) -> str:
+    for everywhere, here in BROWSABLE.items():
         url = url.replace(everywhere, here)
     return url
 
