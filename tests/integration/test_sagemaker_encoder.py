@@ -10,6 +10,7 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -31,6 +32,7 @@ from taskvec.core.source import find
 from taskvec.integrations.server import Limits
 from tests.asking import held, release, until
 from tests.checkpoints import TASKS
+from tests.remote_server import Server
 from tests.sagemaker_runtime import (
     BROKEN,
     ENDPOINT,
@@ -43,6 +45,16 @@ from tests.sagemaker_runtime import (
 )
 
 TEXTS = ["read the file", "", "a thread lock\x00", "query \ud800"]
+
+
+def test_the_documented_client_asks_a_container_here(http_server: Server, encoder: Encoder) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "sagemaker.md").read_text()
+    code = page.partition("## Trying it here")[2].partition("```py\n")[2].partition("```")[0]
+    found: dict[str, Any] = {}
+    exec(code.replace("http://127.0.0.1:8080", http_server.url), found)  # noqa: S102 - our own page
+    with found["encoder"] as here:
+        got, want = (one.encode(TEXTS[0], dim=16) for one in (here, encoder))
+    np.testing.assert_allclose(got, want, atol=1e-6)
 
 
 @pytest.fixture(scope="module")

@@ -452,6 +452,12 @@ def test_settings_come_from_the_environment(checkpoint: Path) -> None:
         ("TASKVEC_MAX_BODY", "1e3", "TASKVEC_MAX_BODY is '1e3'"),
         ("TASKVEC_DEADLINE", "soon", "TASKVEC_DEADLINE is 'soon'"),
         ("TASKVEC_DEADLINE", "nan", "TASKVEC_DEADLINE is 'nan'"),
+        ("TASKVEC_API_KEYS", "k" * 16, "-e TASKVEC_API_KEYS=… IMAGE serve starter --host 0.0.0.0`"),
+        (
+            "TASKVEC_API_KEY",
+            "",
+            "TASKVEC_API_KEY is no setting of the container: SageMaker sends no",
+        ),
         ("TASKVEC_DRAIN", "-1", "TASKVEC_DRAIN is '-1'"),
         ("TASKVEC_LOG_LEVEL", "loud", "TASKVEC_LOG_LEVEL is 'loud': expected one of"),
         ("TASKVEC_MODEL", "http://x", "TASKVEC_MODEL is a URL"),

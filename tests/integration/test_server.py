@@ -325,6 +325,15 @@ def test_limits_of_a_request(encoder: Encoder) -> None:
         assert "5 chunks" in refusal(post(client, "/v1/chunks", **own), 422)
 
 
+def test_a_document_without_a_split_is_packed_as_documented(client: httpx.Client) -> None:
+    asked = [
+        post(client, "/v1/chunks", input="A sentence. " * 100, return_text=True, **split).json()
+        for split in ({}, {"split": {}}, {"split": {"by": "size", "characters": 600}})
+    ]
+    assert asked[0] == asked[1] == asked[2]
+    assert len(asked[0]["data"][0]["chunks"]) > 1
+
+
 def test_chunks_have_the_cores_late_chunked_vectors(client: httpx.Client, encoder: Encoder) -> None:
     texts = ["Read the file. Close it!", "A lock\n\na queue, a list"]
     given = [

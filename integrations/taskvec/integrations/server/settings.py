@@ -7,6 +7,7 @@ from typing import Any
 
 from taskvec.core.errors import InputError
 from taskvec.integrations.ports import PORT, port_of
+from taskvec.integrations.server.keys import OF_CLIENTS, VARIABLE
 from taskvec.integrations.server.service import Limits
 from taskvec.integrations.server.weights import FILES, check_folder, check_source
 
@@ -69,6 +70,10 @@ OTHERS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
     "TASKVEC_GRACE": ("grace_s", _seconds),
     "TASKVEC_LOG_LEVEL": ("log_level", _level),
 }
+WITH_KEYS = (
+    "SageMaker sends no keys; to serve with some elsewhere, `docker run --entrypoint taskvec "
+    f"-e {VARIABLE}=… IMAGE serve starter --host 0.0.0.0`"
+)
 # Read elsewhere: by `model_of`, and by the command line.
 BESIDE = ("TASKVEC_MODEL", "TASKVEC_DEBUG")
 
@@ -98,6 +103,8 @@ class Settings:
         """
         known = (*BESIDE, *OTHERS, *LIMITS)
         for name in environ:
+            if name in {VARIABLE, OF_CLIENTS}:
+                raise InputError(f"{name} is no setting of the container: {WITH_KEYS}")
             if name.startswith(PREFIX) and name not in known:
                 raise InputError(f"{name} is no setting of the container: use {sorted(known)}")
         return cls(

@@ -21,7 +21,7 @@ class Ways:
         for router in routers:
             for route in router.routes:
                 if isinstance(route, APIRoute):
-                    self._methods.setdefault(route.path, set()).update(route.methods)
+                    self._methods.setdefault(route.path, set()).update(route.methods or ())
 
     def methods(self, path: str) -> Sequence[str]:
         """What a path takes; nothing where there is none."""
