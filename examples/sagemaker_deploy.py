@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import boto3
+from botocore.exceptions import ParamValidationError
 from botocore.session import get_session
 from botocore.validate import validate_parameters
 
@@ -36,9 +37,15 @@ Request = tuple[str, dict[str, Any]]
 def main() -> int:
     """Show the requests, or send them. Returns the exit code."""
     options = read_options()
-    if not options.deploy:
+    try:
         for operation, parameters in [*requests_of(options), *cleanup_of(options)]:
             check(operation, parameters)
+    except ParamValidationError as error:
+        reason = " ".join(str(error).split())
+        print(f"{operation} would be refused: {reason}", file=sys.stderr)
+        return 2
+    if not options.deploy:
+        for operation, parameters in [*requests_of(options), *cleanup_of(options)]:
             print(f"{operation} {json.dumps(parameters, indent=2)}")
         print("All of these have the shape that SageMaker takes. Nothing was sent: --deploy does.")
         return 0
@@ -155,6 +162,8 @@ def read_options() -> argparse.Namespace:
             if options.deploy:
                 parser.error(f"--deploy needs --{name}, such as {placeholder}")
             setattr(options, name, placeholder)
+    if not options.model.startswith("s3://") or not options.model.endswith(("/", ".tar.gz")):
+        parser.error(f"--model {options.model!r}: expected s3://…/ of a folder, or s3://….tar.gz")
     if wrong := [pair for pair in options.env if "=" not in pair]:
         parser.error(f"--env {wrong[0]!r}: expected NAME=VALUE")
     return options

@@ -123,6 +123,9 @@ def test_a_request_of_another_shape_is_refused() -> None:
     ("options", "message"),
     [
         (["--deploy"], "--deploy needs --image, such as 1234"),
+        (["--model", "./my-model"], "--model './my-model': expected s3://…/ of a folder, or s3"),
+        (["--model", "s3://b/x"], "--model 's3://b/x': expected"),
+        (["--role", "nope"], "CreateModel would be refused: Parameter validation failed: "),
         (["--env", "X"], "--env 'X': expected NAME=VALUE"),
         (["--deploy", "--dry-run"], "not allowed with argument"),
     ],
@@ -131,3 +134,4 @@ def test_what_lacks_is_named(options: list[str], message: str) -> None:
     run = deploy(*options)
     assert run.returncode == 2
     assert message in run.stderr
+    assert "Traceback" not in run.stderr
