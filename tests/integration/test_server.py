@@ -326,9 +326,10 @@ def test_limits_of_a_request(encoder: Encoder) -> None:
 
 
 def test_a_document_without_a_split_is_packed_as_documented(client: httpx.Client) -> None:
+    document = "A sentence. " * 100
     asked = [
-        post(client, "/v1/chunks", input="A sentence. " * 100, return_text=True, **split).json()
-        for split in ({}, {"split": {}}, {"split": {"by": "size", "characters": 600}})
+        post(client, "/v1/chunks", input=document, split=split).json()
+        for split in (None, {}, {"by": "size", "characters": 600})
     ]
     assert asked[0] == asked[1] == asked[2]
     assert len(asked[0]["data"][0]["chunks"]) > 1
