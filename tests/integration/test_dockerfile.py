@@ -25,13 +25,18 @@ DOCKERFILE = ROOT / "docker" / "Dockerfile"
 BIN = Path(sys.executable).parent
 SOURCES = os.pathsep.join(str(ROOT / name) for name in ("core", "adapters", "integrations"))
 # A namespace of mounts: the model where nothing else is, an empty /tmp, and the rest read-only.
+# A checkout below /tmp, whose programs the image's stand for, is put back where it was.
 # The interpreter may be in a home that is its owner's alone, so files may be read, not written.
 READ_ONLY = """
 set -e
 mount -t tmpfs tmpfs /mnt && mkdir /mnt/model && mount --bind "$1" /mnt/model
+mkdir /mnt/checkout && mount --bind "$3" /mnt/checkout
 mount -t tmpfs -o mode=1777 tmpfs /tmp
+if ! [ -e "$3" ]; then
+  mkdir -p "$3" && mount --bind /mnt/checkout "$3" && mount -o remount,bind,ro "$3"
+fi
 mount -o remount,bind,ro / && mount -o remount,ro /mnt
-user=$2; shift 2
+user=$2; shift 3
 exec setpriv --reuid="${user%:*}" --regid="${user#*:}" --clear-groups --no-new-privs \
   --inh-caps=-all,+dac_read_search --ambient-caps=+dac_read_search "$@"
 """
@@ -137,7 +142,7 @@ def container(
         port = free.getsockname()[1]
     environ = variables | {"SAGEMAKER_BIND_TO_PORT": str(port), "SM_MODEL_DIR": str(model)} | own
     if namespaces():
-        inside = ["sh", "-c", READ_ONLY, "sh", str(model), user(image)]
+        inside = ["sh", "-c", READ_ONLY, "sh", str(model), user(image), str(ROOT)]
         run = ["unshare", "--mount", *inside, *run]
         environ["SM_MODEL_DIR"] = "/mnt/model"
     pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
