@@ -6,7 +6,6 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,23 +36,6 @@ TEXTS = [
 ATTACK = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>'
 PAIR = "queries \N{MULTIPLICATION SIGN} passages"
 MINUS, NONE = "\N{MINUS SIGN}", "\N{EN DASH}"
-
-
-@pytest.fixture(scope="module")
-def server(encoder: Encoder) -> Iterator[Server]:
-    with serving(encoder, playground=True) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def driver() -> Iterator[webdriver.Chrome]:
-    with browsers.chromium() as made:
-        yield made
-
-
-@pytest.fixture
-def page(driver: webdriver.Chrome, server: Server) -> Page:
-    return Page(driver, server.url)
 
 
 def cosines(rows: Array, columns: Array) -> Array:

@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,23 +29,6 @@ ODD = [
     f"\x7f \x9b {TURNED} a\N{LINE SEPARATOR}b \x1b[31m \N{ZERO WIDTH SPACE}",
     '"token_counts": true',
 ]
-
-
-@pytest.fixture(scope="module")
-def server(encoder: Encoder) -> Iterator[Server]:
-    with serving(encoder, playground=True) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def driver() -> Iterator[webdriver.Chrome]:
-    with browsers.chromium() as made:
-        yield made
-
-
-@pytest.fixture
-def page(driver: webdriver.Chrome, server: Server) -> Page:
-    return Page(driver, server.url)
 
 
 def begun(page: Page, server: Server) -> None:
