@@ -370,9 +370,9 @@ def test_a_client_that_hangs_up_while_it_sends_is_no_failure(
         with socket.create_connection((place.host, place.port)) as half:
             half.sendall(head + b"Content-Length: 100\r\n\r\n{")
             until(lambda: service.held_bytes == 1)
-        until(lambda: "request" in {record.getMessage() for record in caplog.records})
-    [record] = caplog.records
-    assert record.taskvec["status"] == 499
+        # A test before may have left its server at work, whose lines are of other statuses.
+        until(lambda: any(getattr(r, "taskvec", {}).get("status") == 499 for r in caplog.records))
+    assert not [line for line in caplog.records if line.levelname in ("WARNING", "ERROR")]
     assert not service.suspect
 
 

@@ -562,7 +562,7 @@ def test_logs_and_errors_hold_no_text(
         raise RuntimeError(SECRET)
 
     with caplog.at_level(logging.DEBUG):
-        post(client, input=SECRET, task="classification")
+        served = post(client, input=SECRET, task="classification")
         post(client, input=SECRET, user=SECRET, dimensions=5)
         with monkeypatch.context() as patched:
             patched.setattr(type(service), "counts", broken)
@@ -574,7 +574,7 @@ def test_logs_and_errors_hold_no_text(
         JsonLines().format(record) for record in caplog.records if record.name == "taskvec.server"
     ]
     assert SECRET not in "".join(lines)
-    [first] = [json.loads(line) for line in lines if "classification" in line]
+    [first] = [json.loads(line) for line in lines if served.headers["x-request-id"] in line]
     facts = {"route": "/v1/embeddings", "status": 200, "task": "classification", "lane": "query"}
     assert facts.items() <= first.items()
     assert first["texts"] == 1
