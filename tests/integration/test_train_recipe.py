@@ -52,7 +52,7 @@ def recipe(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(rows, "MIN_REST_CHARS", 1)
     monkeypatch.setattr(rows, "PASSAGES", 8)
     monkeypatch.setattr(rows, "MIN_STORY_CHARS", 1)
-    quick = {"batch_size": 4, "steps": 2, "save_steps": 1}
+    quick = {"batch_size": 4, "steps": 2, "save_steps": 1, "dim_weights": {8: 2.0}}
     monkeypatch.setattr(stages, "PAIRS", stages.PAIRS | quick)
     monkeypatch.setattr(stages, "TASK", stages.TASK | quick)
     monkeypatch.setattr(stages, "OWN", {name: {**own, **quick} for name, own in stages.OWN.items()})

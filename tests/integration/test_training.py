@@ -492,6 +492,12 @@ def test_data_that_does_not_fit_is_refused_by_name(
         (PairsSettings, 'out = "o"\ndata = "d"\nsteps = 0', "steps: Input should be greater"),
         (PairsSettings, 'out = "o"', "data: Field required"),
         (PairsSettings, 'out = "o"\ndata = "d"\ncosine_weight = 1', "there are no teachers"),
+        (PairsSettings, 'out = "o"\ndata = "d"\nmemory = 2', "memory: without teachers"),
+        (
+            PairsSettings,
+            'out = "o"\ndata = "d"\n[dim_weights]\n32 = -1',
+            "dim_weights.32: Input should be greater",
+        ),
         (TaskSettings, 'name = "a"\nout = "o"\ndata = "d"\nstrength = 1.5', "strength: Input"),
         (PretrainSettings, 'out = "o"\ndata = "d"\nmask = 1.5', "mask: Input should be less"),
         (PretrainSettings, "out = ", "is no TOML file"),

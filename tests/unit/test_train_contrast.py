@@ -3,19 +3,22 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import pytest
 import torch
+from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.losses import CoSENTLoss
 from torch import Tensor, nn
 from torch.nn import functional
 
+from taskvec.core.errors import InputError
 from taskvec.integrations.train.contrast import (
     DRIFT,
-    SPREAD,
     Anchored,
     ClassContrast,
     TaughtContrast,
+    over_dims,
 )
 
 TEMPERATURE = 0.1
@@ -99,6 +102,52 @@ def test_cosines_that_are_not_the_teachers_cost_their_squares(vectors: Tensor) -
     assert (value - without).item() == pytest.approx(3 * sum(moved) / 8, rel=1e-3)
 
 
+def test_passages_of_earlier_batches_are_negatives_for_as_long_as_they_are_remembered(
+    vectors: Tensor,
+) -> None:
+    model, units = Table(vectors), functional.normalize(vectors, dim=-1)
+    loss = TaughtContrast(model, temperature=TEMPERATURE, weight=1.0, cosine_weight=1.0, memory=1)
+
+    def value(*pairs: tuple[int, int]) -> Tensor:
+        asked, right = ([pair[side] for pair in pairs] for side in (0, 1))
+        return cast(Tensor, loss(columns(asked, right), torch.cat([units[asked], units[right]], 1)))
+
+    def contrast(query: int, right: int, passages: list[int]) -> float:
+        scores = {p: math.exp(cosine(vectors[query], vectors[p]) / TEMPERATURE) for p in passages}
+        return -math.log(scores[right] / sum(scores.values()))
+
+    value((0, 1), (2, 3))
+    second = value((4, 5))
+    assert second.item() == pytest.approx(contrast(4, 5, [5, 1, 3]), rel=1e-4)
+    second.backward()
+    assert model.vectors.grad is not None
+    assert model.vectors.grad[[4, 5]].abs().sum() > 0
+    assert model.vectors.grad[[1, 3]].abs().sum() == 0
+    # The first batch is forgotten; the same passage again is no negative of itself.
+    assert value((6, 5)).item() == pytest.approx(0, abs=1e-5)
+    assert value((7, 8)).item() == pytest.approx(contrast(7, 8, [8, 5]), rel=1e-4)
+
+
+def test_each_dim_has_a_memory_and_a_weight_of_its_own(vectors: Tensor) -> None:
+    model, units = Table(vectors), functional.normalize(vectors, dim=-1)
+    model.get_embedding_dimension = lambda: 6  # type: ignore[assignment]
+    labels = torch.cat([units[[0, 2]], units[[1, 3]]], 1)
+
+    def summed(weights: dict[int, float], memory: int) -> float:
+        inner = TaughtContrast(model, temperature=TEMPERATURE, weight=1.0, memory=memory)
+        loss = over_dims(cast(SentenceTransformer, model), inner, (3, 6), weights)
+        return [loss(columns([0, 2], [1, 3]), labels).item() for _ in range(2)][1]
+
+    full, prefix = summed({3: 0.0}, 1), summed({6: 0.0}, 1)
+    assert full > 0
+    assert prefix > 0
+    assert summed({3: 2.0}, 1) == pytest.approx(full + 2 * prefix, rel=1e-5)
+    # A second time the same batch: its passages of before are no negatives, nor are they missed.
+    assert summed({}, 1) == pytest.approx(full + prefix, rel=1e-5)
+    with pytest.raises(InputError, match="the model has no dim 4: use 3, 6"):
+        summed({4: 1.0}, 0)
+
+
 def test_what_the_teacher_calls_the_same_passage_is_no_negative(vectors: Tensor) -> None:
     teacher = functional.normalize(torch.eye(6)[[0, 1, 2, 3, 3, 5]], dim=-1)
     labels = torch.cat([teacher[:3], teacher[3:]], 1)
@@ -143,11 +192,11 @@ def test_an_anchored_loss_adds_how_far_the_cosines_have_moved(vectors: Tensor) -
     inner, labels = CoSENTLoss(model, scale=5.0), torch.tensor([0.9, 0.1, 0.4])
     batch = columns([0, 1, 2], [3, 4, 5])
     plain = inner(columns([0, 1, 2], [3, 4, 5]), labels)
-    value = Anchored(model, inner, weight=3.0, bare=bare)(batch, labels)
+    value = Anchored(model, inner, weight=3.0, share=0.7, bare=bare)(batch, labels)
     pairs = [(i, j) for i in range(6) for j in range(6)]
     now, then = ([cosine(v[i], v[j]) for i, j in pairs] for v in (vectors, before))
     squares = sum((a - b) ** 2 for a, b in zip(now, then, strict=True)) / 36
-    drift = sum(now) / 36 - SPREAD * sum(then) / 36
+    drift = sum(now) / 36 - 0.7 * sum(then) / 36
     wanted = plain.item() + 3 * (squares + DRIFT * drift * drift)
     assert value.item() == pytest.approx(wanted, rel=1e-4)
     value.backward()

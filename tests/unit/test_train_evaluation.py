@@ -149,10 +149,19 @@ def test_the_base_of_training_gives_other_vectors_than_the_served_one(
 
 def test_documents_of_a_band_are_as_long_as_it_says(archive: Archive) -> None:
     bands = list(sets.by_length(archive, lambda texts: [len(text.split()) for text in texts]))
-    assert [band.name for band in bands] == [f"man pages of {name} tokens" for name in sets.BANDS]
+    short, middle, long = (f"man pages of {name} tokens" for name in sets.BANDS)
+    begins = ", their first 200"
+    names = [short, middle, middle + begins, long, long + begins]
+    assert [band.name for band in bands] == names
     # As many in each as the smallest has; one repeats its own line, one is in no band.
     keys = [[key.removeprefix("document man7/") for key in band.documents] for band in bands]
-    assert keys == [["p150.7", "p151.7"], ["p2000.7", "p2001.7"], ["p4000.7", "p4001.7"]]
+    assert keys == [
+        ["p150.7", "p151.7"],
+        *[["p2000.7", "p2001.7"]] * 2,
+        *[["p4000.7", "p4001.7"]] * 2,
+    ]
+    counts = [[len(text.split()) for text in band.documents.values()] for band in bands]
+    assert counts == [[150, 151], [2000, 2001], [200, 200], [4000, 4001], [200, 200]]
 
 
 def test_searches_go_across_languages_by_key_and_leave_the_untranslated_out(

@@ -292,15 +292,22 @@ def test_labels_of_few_texts_are_left_out_and_documents_lie_within_their_groups(
         f"group {i % 4}/page {i}" for i in (1, 3, 5, 7)
     }
     assert {row["group"] for row in files["pages"]} == {"group 1", "group 3"}
-    apart, together = rows.separated(files), rows.classified(files)
-    assert [row["label"] for row in apart["pages"]] == [row["label"] for row in files["pages"]]
+    together = rows.grouped(files)
     assert {row["label"] for row in together["pages"]} == {"group 1", "group 3"}
-    assert together["modules"] == apart["modules"]
-    assert "packages" not in apart
+    modules = [(row["text"], row["label"]) for row in files["modules"]]
+    assert [(row["text"], row["label"]) for row in together["modules"]] == modules
     assert set(together["packages"][0]) == {"text", "label"}
-    paths = rows.write({"a": [{"text": "x\u2028y"}, {"text": "z"}, {"text": "w"}]}, tmp_path)
-    (thin,) = rows.thin(paths, 2, tmp_path / "thin")
-    assert thin.read_text(encoding="utf-8") == '{"text": "x\u2028y"}\n{"text": "w"}\n'
+
+
+def test_a_share_of_the_rows_is_taken_evenly(tmp_path: Path) -> None:
+    named = {name: [{"text": "x\u2028y"}, *({"text": i} for i in range(3))] for name in "abc"}
+    paths = rows.write(named, tmp_path)
+    half, all_, twice = rows.shares(paths, {"b": 1.0, "c": 2.0}, tmp_path / "shares")
+    assert half.read_text(encoding="utf-8") == '{"text": "x\u2028y"}\n{"text": 1}\n'
+    assert all_.read_bytes() == paths[1].read_bytes()
+    lines = paths[2].read_text(encoding="utf-8").split("\n")[:-1]
+    told = twice.read_text(encoding="utf-8").split("\n")[:-1]
+    assert told == [line for line in lines for _ in range(2)]
 
 
 def test_rows_are_made_once_and_found_again_in_their_order(tmp_path: Path) -> None:

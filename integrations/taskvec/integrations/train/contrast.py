@@ -1,23 +1,26 @@
 """Losses that sentence-transformers lacks: pairs that listen to teachers, and labelled texts."""
 
-from collections.abc import Callable, Iterable
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+from sentence_transformers.sentence_transformer.losses import (
+    MatryoshkaLoss,
+    MultipleNegativesRankingLoss,
+)
 from torch import Tensor, nn
 from torch.nn import functional
 
+from taskvec.core.errors import InputError
 from taskvec.integrations.train.settings import PairStage
 
 # Above this cosine between two passages, the teachers call one a right answer to both queries.
 FALSE_NEGATIVE = 0.95
-# How much more the mean of a batch's cosines counts, and the share of it that is asked for: the
-# further apart texts lie, the easier they are told apart by whoever learns from few of them, and no
-# loss of order or classes asks for that.
-DRIFT, SPREAD = 50.0, 0.8
+# How much more the mean of a batch's cosines counts than each of them.
+DRIFT = 50.0
 # A score that counts for nothing, and unlike an infinite one has a gradient where all are such.
 NEVER = -1e4
 
@@ -36,7 +39,9 @@ class TaughtContrast(nn.Module):
     cosines are from theirs, times cosine_weight: a ranking says little of what lies far behind.
     Columns: anchor, positive, any negatives. The labels, (B, columns · E), are the teachers' unit
     vectors of the columns side by side. A negative that the teachers find nearly equal to a
-    query's own passage is left out. Source: arXiv:2409.10173, section 4.2, for InfoNCE.
+    query's own passage is left out. The passages of the last `memory` batches are negatives too, as
+    they were when they were read. Sources: arXiv:2409.10173, section 4.2, for InfoNCE;
+    arXiv:1912.06798 for the memory.
     """
 
     def __init__(
@@ -46,36 +51,50 @@ class TaughtContrast(nn.Module):
         temperature: float,
         weight: float,
         cosine_weight: float = 0.0,
+        memory: int = 0,
     ) -> None:
         super().__init__()
         self.model = model
         self.temperature = temperature
         self.weight = weight
         self.cosine_weight = cosine_weight
+        # By dim, for a Matryoshka loss asks for one after the other: passages, and the teachers'.
+        self._past: dict[int, deque[tuple[Tensor, Tensor]]] = defaultdict(
+            lambda: deque(maxlen=memory)
+        )
 
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor) -> Tensor:
         """A scalar. sentence_features: one batch of B rows a column."""
         columns = [self.model(features)["sentence_embedding"] for features in sentence_features]
         wanted = labels.to(columns[0].dtype).chunk(len(columns), dim=-1)
-        cosines, theirs = (_cosines(own[0], torch.cat(own[1:])) for own in (columns, wanted))
+        passages, judged = self._with_past(torch.cat(columns[1:]), torch.cat(wanted[1:]))
+        cosines, theirs = _cosines(columns[0], passages), _cosines(wanted[0], judged)
         scores = cosines / self.temperature
         ranking = functional.softmax(theirs / self.temperature, dim=-1)
         own = torch.arange(len(scores), device=scores.device)
-        alike = _cosines(wanted[1], torch.cat(wanted[1:])) > FALSE_NEGATIVE
+        alike = _cosines(wanted[1], judged) > FALSE_NEGATIVE
         alike[own, own] = False
         contrast = functional.cross_entropy(scores.masked_fill(alike, NEVER), own)
         taught = functional.kl_div(scores.log_softmax(-1), ranking, reduction="batchmean")
         moved = (cosines - theirs).square().mean()
         return contrast + self.weight * taught + self.cosine_weight * moved
 
+    def _with_past(self, passages: Tensor, judged: Tensor) -> tuple[Tensor, Tensor]:
+        """A batch's passages and the teachers' vectors of them, those of earlier batches behind."""
+        past = self._past[passages.shape[-1]]
+        both = [torch.cat(each) for each in zip((passages, judged), *past, strict=True)]
+        past.appendleft((passages.detach(), judged))
+        return both[0], both[1]
+
 
 class Anchored(nn.Module):
     """A loss, and how far a batch's cosines are from those that the model without LoRAs finds.
 
-    That is the mean of the squares, and DRIFT times the square of how far their mean is from SPREAD
-    of what it was. Alone, a loss of order or of classes may draw all texts into a narrow cone, and
-    forget what the model knew. loss: one of vectors. bare: makes the model forget its LoRAs for a
-    while.
+    That is the mean of the squares, and DRIFT times the square of how far their mean lies from a
+    share of what it was. Alone, a loss of order or of classes may draw all texts into a narrow cone
+    and forget what the model knew. loss: one of vectors. share: the further apart texts lie, the
+    easier they are told apart by whoever learns from few of them. bare: makes the model forget its
+    LoRAs for a while.
     """
 
     def __init__(
@@ -84,12 +103,14 @@ class Anchored(nn.Module):
         loss: VectorLoss,
         *,
         weight: float,
+        share: float,
         bare: Callable[[], AbstractContextManager[Any]],
     ) -> None:
         super().__init__()
         self.model = model
         self.loss = loss
         self.weight = weight
+        self.share = share
         self.bare = bare
 
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor) -> Tensor:
@@ -101,7 +122,7 @@ class Anchored(nn.Module):
             before = [self.model(dict(column))["sentence_embedding"] for column in columns]
         now, then = (_cosines(vectors, vectors) for vectors in (torch.cat(own), torch.cat(before)))
         moved = (now - then).square().mean()
-        drift = (now.mean() - SPREAD * then.mean()).square()
+        drift = (now.mean() - self.share * then.mean()).square()
         loss = self.loss.compute_loss_from_embeddings(own, labels)
         return loss + self.weight * (moved + DRIFT * drift)
 
@@ -143,9 +164,28 @@ def pair_loss(model: SentenceTransformer, settings: PairStage) -> nn.Module:
             temperature=settings.temperature,
             weight=settings.teacher_weight,
             cosine_weight=settings.cosine_weight,
+            memory=settings.memory,
         )
     loss: nn.Module = MultipleNegativesRankingLoss(model, scale=1 / settings.temperature)
     return loss
+
+
+def over_dims(
+    model: SentenceTransformer,
+    loss: nn.Module,
+    dims: Sequence[int],
+    weights: Mapping[int, float],
+) -> MatryoshkaLoss:
+    """A loss as the sum of itself at all Matryoshka dims of a model.
+
+    weights: how much a dim counts, 1 where it is not named. Raises InputError for one that the
+    model does not have.
+    """
+    unknown = sorted(weights.keys() - set(dims))
+    if unknown:
+        known = ", ".join(map(str, dims))
+        raise InputError(f"dim_weights: the model has no dim {unknown[0]}: use {known}")
+    return MatryoshkaLoss(model, loss, list(dims), [weights.get(dim, 1.0) for dim in dims])
 
 
 def _cosines(left: Tensor, right: Tensor) -> Tensor:

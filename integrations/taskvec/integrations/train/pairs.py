@@ -7,7 +7,6 @@ from pathlib import Path
 
 from datasets import Dataset
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
-from sentence_transformers.sentence_transformer.losses import MatryoshkaLoss
 from sentence_transformers.sentence_transformer.modules import Transformer
 from sentence_transformers.sentence_transformer.training_args import (
     BatchSamplers,
@@ -17,7 +16,7 @@ from sentence_transformers.util import mine_hard_negatives
 
 from taskvec.core.errors import InputError
 from taskvec.integrations.train import bases
-from taskvec.integrations.train.contrast import pair_loss
+from taskvec.integrations.train.contrast import over_dims, pair_loss
 from taskvec.integrations.train.runs import LossPlot, Run, by_rows
 from taskvec.integrations.train.settings import PairsSettings
 from taskvec.integrations.train.tables import Kind, read_rows
@@ -51,7 +50,9 @@ def train_pairs(settings: PairsSettings) -> Path:
         model=model,
         args=arguments,
         train_dataset=files,
-        loss=MatryoshkaLoss(model, pair_loss(model, settings), bases.dims_of(start)[::-1]),
+        loss=over_dims(
+            model, pair_loss(model, settings), bases.dims_of(start), settings.dim_weights
+        ),
         callbacks=[LossPlot(run.folder)],
     )
     run.train(trainer)

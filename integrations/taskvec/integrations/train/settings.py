@@ -75,13 +75,15 @@ class Stage(BaseModel):
 class RowStage(Stage):
     """What the stages share that learn from rows in batches of a fixed size.
 
-    epochs counts unless steps is given. max_tokens: where a text is cut.
+    epochs counts unless steps is given. max_tokens: where a text is cut. dim_weights: how much a
+    Matryoshka dim's loss counts, 1 where it is not named.
     """
 
     epochs: Rate = 1.0
     steps: Positive | None = None
     batch_size: Annotated[int, Field(ge=2)] = 32
     max_tokens: Annotated[int, Field(ge=4)] = 256
+    dim_weights: dict[int, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
 
 
 class PairStage(RowStage):
@@ -89,7 +91,8 @@ class PairStage(RowStage):
 
     temperature: of the cosines. teachers: sentence-transformers models whose ranking of a batch
     is learnt too, with weight teacher_weight; several count as their mean. cosine_weight: how much
-    it counts beside that the cosines are theirs, not the ranking alone. pivot_teachers: more of
+    it counts beside that the cosines are theirs, not the ranking alone. memory: how many earlier
+    batches' passages a query is ranked among as well. pivot_teachers: more of
     them, which read a text's pivot, say its English original, in its place where a column
     `…_pivot` has one: arXiv:2004.09813, section 2.
     """
@@ -99,11 +102,14 @@ class PairStage(RowStage):
     pivot_teachers: tuple[str, ...] = ()
     teacher_weight: Rate = 1.0
     cosine_weight: Annotated[float, Field(ge=0)] = 0.0
+    memory: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")
     def _of_teachers(self) -> Self:
         if self.cosine_weight and not self.is_taught:
             raise ValueError("cosine_weight: there are no teachers whose cosines to learn")
+        if self.memory and not self.is_taught:
+            raise ValueError("memory: without teachers nothing tells which passages are right too")
         return self
 
     @property
@@ -156,7 +162,8 @@ class TaskSettings(PairStage):
     positives and negatives of pairs. start: a task of the model whose LoRA is the start.
     Teachers are of pairs alone; scores and labels keep to the model itself instead.
     anchor: how much it counts, with scores and labels, that the cosines of a batch stay near those
-    without the LoRA, their mean a little below. 0 leaves the loss alone, and costs a third less.
+    without the LoRA, and their mean at mean_cosine times theirs: the further apart texts lie, the
+    easier a classifier tells them apart. 0 leaves the loss alone, and costs a third less.
     strength: what is written is that much of the trained LoRA: less of it keeps more of what the
     model does with texts unlike those trained on, arXiv:2109.01903, section 3.
     embedding_learning_rate: of the LoRAs on tables, where every step moves few rows far.
@@ -171,6 +178,7 @@ class TaskSettings(PairStage):
     learning_rate: Rate = 1e-3
     embedding_learning_rate: Rate = 2e-4
     anchor: Annotated[float, Field(ge=0)] = 0.0
+    mean_cosine: Share = 0.8
     strength: Annotated[float, Field(gt=0, le=1)] = 1.0
     rank: Positive = 4
     alpha: Rate = 1.0

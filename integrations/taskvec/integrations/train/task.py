@@ -13,10 +13,7 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
 from sentence_transformers.base.sampler import GroupByLabelBatchSampler
-from sentence_transformers.sentence_transformer.losses import (
-    CoSENTLoss,
-    MatryoshkaLoss,
-)
+from sentence_transformers.sentence_transformer.losses import CoSENTLoss
 from sentence_transformers.sentence_transformer.modules import Transformer
 from sentence_transformers.sentence_transformer.training_args import (
     BatchSamplers,
@@ -26,7 +23,13 @@ from torch import Tensor, nn
 
 from taskvec.core.errors import InputError
 from taskvec.integrations.train import bases, loras
-from taskvec.integrations.train.contrast import Anchored, ClassContrast, VectorLoss, pair_loss
+from taskvec.integrations.train.contrast import (
+    Anchored,
+    ClassContrast,
+    VectorLoss,
+    over_dims,
+    pair_loss,
+)
 from taskvec.integrations.train.runs import LossPlot, Run, by_rows
 from taskvec.integrations.train.settings import TaskSettings
 from taskvec.integrations.train.tables import Kind, read_rows
@@ -207,5 +210,11 @@ def _loss(
         inner = ClassContrast(model, temperature=settings.temperature)
     if settings.anchor:
         bare = cast(TaskTransformer, model[0]).bare
-        inner = Anchored(model, cast(VectorLoss, inner), weight=settings.anchor, bare=bare)
-    return MatryoshkaLoss(model, inner, sorted(dims, reverse=True))
+        inner = Anchored(
+            model,
+            cast(VectorLoss, inner),
+            weight=settings.anchor,
+            share=settings.mean_cosine,
+            bare=bare,
+        )
+    return over_dims(model, inner, dims, settings.dim_weights)

@@ -29,6 +29,7 @@ def write_card(recipe: Recipe, out: Path, tables: Mapping[str, str]) -> None:
         "distil_steps": _steps(recipe.folder / "distil" / "loss.jsonl"),
         "pairs": _spaced(recipe.used("pairs")),
         "retrieval": _spaced(recipe.used("retrieval.query")),
+        "memory": stages.OWN[stages.QUERY]["memory"],
         "scored": _spaced(recipe.used("text-matching")),
         "separated": _spaced(recipe.used("separation")),
         "labelled": _spaced(recipe.used("classification")),

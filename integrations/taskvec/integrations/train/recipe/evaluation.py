@@ -160,7 +160,8 @@ def _development_tasks(encoder: Encoder, archive: Archive, _: Path) -> str:
 
 
 def _lengths(encoder: Encoder, archive: Archive, _: Path) -> str:
-    return table(rope(encoder, list(sets.by_length(archive, encoder.count_tokens))))
+    collections = list(sets.by_length(archive, encoder.count_tokens))
+    return table(rope(encoder, collections) + measured([Bm25()], collections))
 
 
 def _chunking(encoder: Encoder, archive: Archive, _: Path) -> str:

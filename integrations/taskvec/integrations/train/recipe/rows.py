@@ -33,8 +33,8 @@ POOL = 1_000
 # Of the pairs to score: alike by the teachers, translations of each other, and any two.
 ALIKE, TRANSLATED = 0.5, 0.15
 NEIGHBOURS = 12
-# Pairs of words, and of passages, to score.
-WORDS, PASSAGES = 2_400, 1_600
+# Pairs of near words, of any two words, and of passages, to score.
+NEAR_WORDS, ANY_WORDS, PASSAGES = 9_000, 3_000, 1_600
 # Texts of a kind to label, in English; each other language has OTHERS of it.
 LABELLED = {"packages": 2_400, "pages": 2_400, "modules": 1_500, "stories": 1_200}
 OTHERS = 0.3
@@ -181,12 +181,12 @@ def _judged(
 def _judged_words(
     pairs: Sequence[tuple[str, str, float]], judges: Judges, order: random.Random
 ) -> list[Row]:
-    """Rows of near words, and as many of any two."""
+    """Rows of near words, and of any two of these."""
     kept = [pair for pair in pairs if not is_held_out(" ".join(pair[:2]))]
-    near = _some(kept, WORDS // 2, order)
+    near = _some(kept, NEAR_WORDS, order)
     everything = [word for pair in near for word in pair[:2]]
     known = {pair[:2]: pair[2] for pair in pairs}
-    anyhow = [tuple(sorted(order.sample(everything, 2))) for _ in near]
+    anyhow = [tuple(sorted(order.sample(everything, 2))) for _ in range(min(ANY_WORDS, len(near)))]
     drawn = [*near, *((a, b, known.get((a, b), 0.0)) for a, b in anyhow)]
     distinct = sorted(set(everything))
     vectors = dict(zip(distinct, judges.vectors(distinct, distinct), strict=True))
@@ -259,19 +259,13 @@ def _is_page(item: Passage) -> bool:
     return "/" in item.document
 
 
-def separated(files: Mapping[str, Sequence[Row]]) -> dict[str, list[Row]]:
-    """Texts by the document that each is of, where documents have groups."""
-    return {name: _labels(files[name], "label") for name in ("pages", "modules", "stories")}
-
-
-def classified(files: Mapping[str, Sequence[Row]]) -> dict[str, list[Row]]:
+def grouped(files: Mapping[str, Sequence[Row]]) -> dict[str, list[Row]]:
     """Texts by the coarser group, and docstrings by module, whose packages are too few."""
     columns = {"packages": "group", "pages": "group", "stories": "group", "modules": "label"}
-    return {name: _labels(files[name], column) for name, column in columns.items()}
-
-
-def _labels(rows: Sequence[Row], column: str) -> list[Row]:
-    return [{"text": row["text"], "label": row[column]} for row in rows]
+    return {
+        name: [{"text": row["text"], "label": row[column]} for row in files[name]]
+        for name, column in columns.items()
+    }
 
 
 def _frequent(rows: Sequence[Row]) -> list[Row]:
@@ -308,13 +302,19 @@ def write(files: Mapping[str, Sequence[Row]], folder: Path) -> tuple[Path, ...]:
     return tuple(paths)
 
 
-def thin(paths: Sequence[Path], stride: int, folder: Path) -> tuple[Path, ...]:
-    """Every stride-th row of each file, in files of the same names in another folder."""
+def shares(paths: Sequence[Path], of: Mapping[str, float], folder: Path) -> tuple[Path, ...]:
+    """A share of each file's rows, in files of the same names in another folder.
+
+    of: by a file's name without its ending, half where it is not named: 0.5 is every second row,
+    2.0 is each row twice.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    thinned = []
+    written = []
     for path in paths:
         with path.open(encoding="utf-8") as file:
-            kept = list(file)[::stride]
-        thinned.append(folder / path.name)
-        thinned[-1].write_text("".join(kept), encoding="utf-8")
-    return tuple(thinned)
+            rows = list(file)
+        share = of.get(path.stem, 0.5)
+        kept = [rows[int(number / share)] for number in range(round(len(rows) * share))]
+        written.append(folder / path.name)
+        written[-1].write_text("".join(kept), encoding="utf-8")
+    return tuple(written)

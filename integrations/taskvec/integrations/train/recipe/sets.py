@@ -21,6 +21,8 @@ MIN_OF_A_GUIDE = 8
 # Tokens of a man page by band; as many pages of each are searched.
 BANDS = {"200": (100, 300), "2 000": (1_500, 2_500), "4 000": (3_000, 6_000)}
 PAGES_OF_A_BAND = 60
+# About as many tokens are a longer page's beginning.
+BEGINNING = 200
 # Sections of man pages that are searched, the longest page that they are taken of, and the titles
 # of those that tell more of what stands above them.
 MANUAL, PAGE_CHARACTERS, SECTION_CHARACTERS = 300, 6_000, 80
@@ -244,17 +246,23 @@ def by_length(
 ) -> Iterator[Collection]:
     """Man pages found by the line that sums each up, in bands of length, as many pages in each.
 
+    Of the longer ones also their beginnings, which tell what length does from what the pages do.
     tokens: counts those of each text. A page that repeats its line is left out.
     """
     pages = [page for page in manpages.man_pages(archive) if page.summary not in page.text]
     counts = tokens([page.text for page in pages])
     measured = list(zip(pages, counts, strict=True))
     bands = {
-        name: [page for page, count in measured if least <= count < most]
+        name: [(page, count) for page, count in measured if least <= count < most]
         for name, (least, most) in BANDS.items()
     }
     size = min(PAGES_OF_A_BAND, *map(len, bands.values()))
     for name, band in bands.items():
-        asked = {page.key: page.summary for page in band[:size]}
-        told = {page.key: page.text for page in band[:size]}
-        yield paired(f"man pages of {name} tokens", asked, told)
+        kept = band[:size]
+        asked = {page.key: page.summary for page, _ in kept}
+        yield paired(
+            f"man pages of {name} tokens", asked, {page.key: page.text for page, _ in kept}
+        )
+        if BANDS[name][0] > BEGINNING:
+            told = {p.key: p.text[: len(p.text) * BEGINNING // count] for p, count in kept}
+            yield paired(f"man pages of {name} tokens, their first {BEGINNING}", asked, told)

@@ -56,13 +56,23 @@ TASK: Mapping[str, Any] = {
 }
 # What each is told beside it; those of scores and labels keep to what the body knows.
 OWN: Mapping[str, Mapping[str, Any]] = {
-    QUERY: {"max_tokens": 128, "cosine_weight": 50.0},
-    "text-matching": {"anchor": 10.0, "steps": 120, "strength": 0.5},
-    "separation": {"anchor": 5.0, "steps": 120, "strength": 0.5},
-    "classification": {"anchor": 5.0, "steps": 120, "strength": 0.5},
+    QUERY: {
+        "max_tokens": 128,
+        "epochs": 1.5,
+        "teacher_weight": 4.0,
+        "cosine_weight": 100.0,
+        "memory": 32,
+        "dim_weights": {64: 2.0, 384: 2.0},
+    },
+    "text-matching": {"anchor": 5.0, "steps": 200, "strength": 0.5},
+    # Groups are far texts as well as near ones, which the colder contrast of classes is about.
+    "separation": {"anchor": 5.0, "steps": 120, "temperature": 0.1},
+    "classification": {"anchor": 5.0, "steps": 120, "mean_cosine": 0.4},
 }
-# Of the pairs, what the retrieval LoRAs see again: every second one.
-RETRIEVAL_STRIDE = 2
+# How much of a file of rows a LoRA sees, half where it is not named. Of two texts it is words whose
+# likeness teachers know least of.
+RETRIEVAL_SHARES = {"en-headings": 1.0, "en-sentences": 1.0, "en-glosses": 1.0, "en-faq": 2.0}
+MATCHING_SHARES = {"words": 1.0, "sentences": 0.35}
 
 
 class Recipe:
@@ -107,10 +117,7 @@ class Recipe:
         done = {task: out / lora_folder(task) for task in RUNS[name]}
         if all(folder.exists() for folder in done.values()):
             return done
-        # Those of scores and labels are anchored to what the body knew before its last stage, which
-        # changes it little, and go on top of it as they are.
-        body = self.prefixed if name == QUERY else self.paired
-        told = {"name": name, "model": str(body), "out": out, "seed": self.seed}
+        told = {"name": name, "model": str(self.prefixed), "out": out, "seed": self.seed}
         given = {**TASK, **OWN[name], **told, **self._task(name)}
         return train_task(read_settings(TaskSettings, None, given))
 
@@ -144,17 +151,15 @@ class Recipe:
         """What a run is told beside its name: its data, and what is its own."""
         if name == QUERY:
             return self.teachers | {
-                "data": rows.thin(
-                    self._pairs, RETRIEVAL_STRIDE, self.folder / "rows" / "retrieval"
+                "data": rows.shares(
+                    self._pairs, RETRIEVAL_SHARES, self.folder / "rows" / "retrieval"
                 ),
                 "passage_name": PASSAGE,
             }
-        make = {
-            "text-matching": self._scored,
-            "separation": lambda: rows.separated(self._labelled()),
-            "classification": lambda: rows.classified(self._labelled()),
-        }
-        return {"data": rows.once(self.folder / "rows" / name, make[name])}
+        if name == "text-matching":
+            found = rows.once(self.folder / "rows" / name, self._scored)
+            return {"data": rows.shares(found, MATCHING_SHARES, self.folder / "rows" / "matching")}
+        return {"data": rows.once(self.folder / "rows" / "grouped", self._grouped)}
 
     def _scored(self) -> dict[str, list[rows.Row]]:
         found = [SentenceTransformer(*names) for names in self.teachers.values()]
@@ -164,8 +169,8 @@ class Recipe:
         judges = rows.Judges(*found)
         return rows.scored(self._aligned, self._glosses, self._near_words, judges, self.seed)
 
-    def _labelled(self) -> dict[str, list[rows.Row]]:
-        return rows.labelled(self._aligned, self.seed)
+    def _grouped(self) -> dict[str, list[rows.Row]]:
+        return rows.grouped(rows.labelled(self._aligned, self.seed))
 
     @cached_property
     def _aligned(self) -> dict[str, Aligned]:
