@@ -492,7 +492,17 @@ def test_data_that_does_not_fit_is_refused_by_name(
         (PairsSettings, 'out = "o"\ndata = "d"\nsteps = 0', "steps: Input should be greater"),
         (PairsSettings, 'out = "o"', "data: Field required"),
         (PairsSettings, 'out = "o"\ndata = "d"\ncosine_weight = 1', "there are no teachers"),
-        (PairsSettings, 'out = "o"\ndata = "d"\nmemory = 2', "memory: without teachers"),
+        (PairsSettings, 'out = "o"\ndata = "d"\nmemory = 2', "memory: there are no teachers"),
+        (
+            TaskSettings,
+            'name = "a"\nout = "o"\ndata = "d"\nmean_cosine_share = 0.5',
+            "mean_cosine_share: without an anchor",
+        ),
+        (
+            PairsSettings,
+            'out = "o"\ndata = "d"\ndim_weights.x = 1',
+            "dim_weights.x: Input should be a valid integer",
+        ),
         (
             PairsSettings,
             'out = "o"\ndata = "d"\n[dim_weights]\n32 = -1',
@@ -581,6 +591,28 @@ def test_negatives_are_mined_beside_none_and_are_no_right_answers(
     rows = [row | {"negative": "open"} for row in rows]
     with pytest.raises(InputError, match="negatives of its own"):
         run_stage("pairs", None, given | {"data": write(rows), "out": tmp_path / "other"})
+
+
+@pytest.mark.parametrize("stage", ["pairs", "task"])
+def test_a_dim_that_the_model_lacks_is_refused_before_a_teacher_is_asked(
+    stage: str, checkpoint: Path, write: Write, tmp_path: Path
+) -> None:
+    given = {"data": write(pairs()), "out": tmp_path / "out", "teachers": ("no such teacher",)}
+    given |= {"model": str(checkpoint), "device": "cpu", "batch_size": 4}
+    given |= {"dim_weights": {5: 1.0}}
+    given |= {"name": "legal"} if stage == "task" else {}
+    with pytest.raises(InputError, match="dim_weights: the model has no dim 5: use 8, 16, 32"):
+        run_stage(stage, None, given)
+
+
+def test_a_table_may_be_set_key_by_key(checkpoint: Path, write: Write, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = ["train", "task", "--name", "legal", "--data", str(write(pairs())), "--steps", "1"]
+    command += ["--from", str(checkpoint), "--out", str(out), "--set", "batch_size=4"]
+    command += ["--set", "dim_weights.8=2", "--set", "dim_weights.16=3", "--set", 'device="cpu"']
+    assert main(command) == 0
+    told = json.loads((out / "run" / "settings.json").read_text(encoding="utf-8"))
+    assert told["dim_weights"] == {"8": 2.0, "16": 3.0}
 
 
 def test_rows_that_fill_no_batch_are_an_error(

@@ -1,8 +1,10 @@
 """The losses of our own, against what their formulas say pair by pair."""
 
 import math
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import cast
 
 import pytest
@@ -12,14 +14,19 @@ from sentence_transformers.sentence_transformer.losses import CoSENTLoss
 from torch import Tensor, nn
 from torch.nn import functional
 
-from taskvec.core.errors import InputError
+from taskvec.core import Encoder
+from taskvec.integrations.train import bases, task
 from taskvec.integrations.train.contrast import (
     DRIFT,
     Anchored,
     ClassContrast,
     TaughtContrast,
     over_dims,
+    pair_loss,
 )
+from taskvec.integrations.train.settings import PairsSettings, TaskSettings
+from taskvec.integrations.train.tables import Kind
+from taskvec.integrations.train.task import TaskTransformer
 
 TEMPERATURE = 0.1
 
@@ -102,50 +109,89 @@ def test_cosines_that_are_not_the_teachers_cost_their_squares(vectors: Tensor) -
     assert (value - without).item() == pytest.approx(3 * sum(moved) / 8, rel=1e-3)
 
 
-def test_passages_of_earlier_batches_are_negatives_for_as_long_as_they_are_remembered(
-    vectors: Tensor,
-) -> None:
-    model, units = Table(vectors), functional.normalize(vectors, dim=-1)
-    loss = TaughtContrast(model, temperature=TEMPERATURE, weight=1.0, cosine_weight=1.0, memory=1)
+def test_a_memory_ranks_both_sides_among_the_batches_before(vectors: Tensor) -> None:
+    model = Table(vectors)
+    judges = functional.normalize(torch.randn(9, 4, generator=torch.Generator().manual_seed(1)))
+    batches = [columns([0], [1], [2]), columns([3], [4], [5]), columns([6], [7], [8])]
+    labels = [judges[[3 * i, 3 * i + 1, 3 * i + 2]].reshape(1, -1) for i in range(3)]
 
-    def value(*pairs: tuple[int, int]) -> Tensor:
-        asked, right = ([pair[side] for pair in pairs] for side in (0, 1))
-        return cast(Tensor, loss(columns(asked, right), torch.cat([units[asked], units[right]], 1)))
+    def losses(memory: int, weight: float) -> list[Tensor]:
+        loss = TaughtContrast(model, temperature=TEMPERATURE, weight=weight, memory=memory)
+        return [loss(batch, label) for batch, label in zip(batches, labels, strict=True)]
 
-    def contrast(query: int, right: int, passages: list[int]) -> float:
-        scores = {p: math.exp(cosine(vectors[query], vectors[p]) / TEMPERATURE) for p in passages}
-        return -math.log(scores[right] / sum(scores.values()))
+    def apart(row: int, among: list[int]) -> Tensor:
+        ours, theirs = (
+            torch.stack([functional.cosine_similarity(v[row], v[i], dim=0) for i in among])
+            / TEMPERATURE
+            for v in (vectors, judges)
+        )
+        p, q = theirs.softmax(0), ours.softmax(0)
+        return (p * (p / q).log()).sum()
 
-    value((0, 1), (2, 3))
-    second = value((4, 5))
-    assert second.item() == pytest.approx(contrast(4, 5, [5, 1, 3]), rel=1e-4)
-    second.backward()
+    def both(asked: int, passages: list[int], past: list[int]) -> float:
+        queries = apart(asked, passages + [i for i in past if i % 3])
+        found = [apart(p, [asked] + [i for i in past if i % 3 == 0]) for p in passages]
+        return float((queries + sum(found) / len(found)) / 2)
+
+    plain = [value.item() for value in losses(0, 0.0)]
+    taught = losses(1, 1.0)
+    # The third no longer knows of the first.
+    wanted = [both(0, [1, 2], []), both(3, [4, 5], [0, 1, 2]), both(6, [7, 8], [3, 4, 5])]
+    found = [value.item() - base for value, base in zip(taught, plain, strict=True)]
+    assert found == pytest.approx(wanted, rel=1e-3)
+    taught[1].backward()
     assert model.vectors.grad is not None
-    assert model.vectors.grad[[4, 5]].abs().sum() > 0
-    assert model.vectors.grad[[1, 3]].abs().sum() == 0
-    # The first batch is forgotten; the same passage again is no negative of itself.
-    assert value((6, 5)).item() == pytest.approx(0, abs=1e-5)
-    assert value((7, 8)).item() == pytest.approx(contrast(7, 8, [8, 5]), rel=1e-4)
+    assert (model.vectors.grad[3:6].abs().sum(-1) > 0).all()
+    assert model.vectors.grad[:3].abs().sum() == 0
 
 
-def test_each_dim_has_a_memory_and_a_weight_of_its_own(vectors: Tensor) -> None:
-    model, units = Table(vectors), functional.normalize(vectors, dim=-1)
-    model.get_embedding_dimension = lambda: 6  # type: ignore[assignment]
+def test_a_memory_is_of_training_and_goes_through_pickle(vectors: Tensor) -> None:
+    loss = TaughtContrast(Table(vectors), temperature=TEMPERATURE, weight=1.0, memory=2)
+    units = functional.normalize(vectors, dim=-1)
     labels = torch.cat([units[[0, 2]], units[[1, 3]]], 1)
+    batch = columns([0, 2], [1, 3])
+    first = loss(batch, labels).item()
+    copy = pickle.loads(pickle.dumps(loss))  # noqa: S301 - our own bytes
+    assert copy(batch, labels).item() == pytest.approx(loss(batch, labels).item())
+    fresh = TaughtContrast(Table(vectors), temperature=TEMPERATURE, weight=1.0, memory=2).eval()
+    assert [fresh(batch, labels).item() for _ in range(2)] == pytest.approx([first, first])
 
-    def summed(weights: dict[int, float], memory: int) -> float:
+
+def test_each_dim_has_a_weight_and_a_memory_of_its_own(vectors: Tensor) -> None:
+    model = Table(vectors)
+    model.get_embedding_dimension = lambda: 6  # type: ignore[assignment]
+    judges = functional.normalize(torch.randn(4, 4, generator=torch.Generator().manual_seed(1)))
+    labels = torch.cat([judges[[0, 2]], judges[[1, 3]]], 1)
+
+    def second(weights: dict[int, float], memory: int = 1) -> float:
         inner = TaughtContrast(model, temperature=TEMPERATURE, weight=1.0, memory=memory)
         loss = over_dims(cast(SentenceTransformer, model), inner, (3, 6), weights)
         return [loss(columns([0, 2], [1, 3]), labels).item() for _ in range(2)][1]
 
-    full, prefix = summed({3: 0.0}, 1), summed({6: 0.0}, 1)
-    assert full > 0
-    assert prefix > 0
-    assert summed({3: 2.0}, 1) == pytest.approx(full + 2 * prefix, rel=1e-5)
-    # A second time the same batch: its passages of before are no negatives, nor are they missed.
-    assert summed({}, 1) == pytest.approx(full + prefix, rel=1e-5)
-    with pytest.raises(InputError, match="the model has no dim 4: use 3, 6"):
-        summed({4: 1.0}, 0)
+    full, prefix = second({3: 0.0}), second({6: 0.0})
+    assert full != pytest.approx(prefix, rel=1e-2)
+    assert second({3: 2.0}) == pytest.approx(full + 2 * prefix, rel=1e-4)
+    assert second({3: 2.0}) != pytest.approx(second({3: 2.0}, memory=0), rel=1e-2)
+
+
+def test_settings_reach_the_losses(checkpoint: Path, tmp_path: Path) -> None:
+    with Encoder.load(checkpoint, dtype="float32") as encoder:
+        encoder.save(tmp_path / "hf", layout="hf")
+    module = bases.sentence_module(tmp_path / "hf", 16, None, TaskTransformer)
+    model, told = bases.sentence_model(module), {"out": tmp_path, "data": tmp_path}
+    pairs = PairsSettings(**told, teachers=("t",), memory=3, cosine_weight=4.0)
+    found = pair_loss(model, pairs)
+    assert isinstance(found, TaughtContrast)
+    assert (found.memory, found.cosine_weight) == (3, 4.0)
+    settings = TaskSettings(
+        **told, name="a", anchor=2.0, mean_cosine_share=0.4, dim_weights={8: 2.0}
+    )
+    dims = bases.dims_of(tmp_path / "hf")
+    loss = task.loss_of(model, Kind.LABELS, settings, dims)
+    weights = dict(zip(loss.matryoshka_dims, loss.matryoshka_weights, strict=True))
+    assert weights == {dim: 2.0 if dim == 8 else 1.0 for dim in dims}
+    assert isinstance(loss.loss, Anchored)
+    assert (loss.loss.weight, loss.loss.share) == (2.0, 0.4)
 
 
 def test_what_the_teacher_calls_the_same_passage_is_no_negative(vectors: Tensor) -> None:

@@ -1,5 +1,7 @@
 """The multilingual recipe's text and pieces: shares, seeds, and what is kept of each language."""
 
+import itertools
+import json
 import random
 import re
 from collections import Counter
@@ -8,6 +10,7 @@ from pathlib import Path
 import pytest
 from sentence_transformers import SentenceTransformer
 
+from taskvec.core.errors import InputError
 from taskvec.integrations.train.recipe import aligned, asking, mix, pieces, rows, sets
 from taskvec.integrations.train.recipe.aligned import Aligned, Passage
 from taskvec.integrations.train.teachers.e5 import Piece
@@ -308,6 +311,13 @@ def test_a_share_of_the_rows_is_taken_evenly(tmp_path: Path) -> None:
     lines = paths[2].read_text(encoding="utf-8").split("\n")[:-1]
     told = twice.read_text(encoding="utf-8").split("\n")[:-1]
     assert told == [line for line in lines for _ in range(2)]
+    (long,) = rows.write({"long": [{"text": i} for i in range(101)]}, tmp_path / "long")
+    (third,) = rows.shares([long], {"long": 0.35}, tmp_path / "third")
+    kept = [json.loads(line)["text"] for line in third.read_text("utf-8").splitlines()]
+    assert (len(kept), kept[0], kept[-1]) == (35, 0, 97)
+    assert {b - a for a, b in itertools.pairwise(kept)} == {2, 3}
+    with pytest.raises(InputError, match="there are no rows of d"):
+        rows.shares(paths, {"d": 1.0}, tmp_path / "none")
 
 
 def test_rows_are_made_once_and_found_again_in_their_order(tmp_path: Path) -> None:

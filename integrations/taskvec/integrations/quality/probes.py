@@ -105,7 +105,10 @@ def similarity(data: Scored) -> Probe:
 
 
 def clustering(data: Labelled) -> Probe:
-    """V-measure of k-means with as many clusters as classes, the mean of some seeds."""
+    """V-measure of k-means with as many clusters as classes, the mean of some seeds.
+
+    Of a seed the best of STARTS counts.
+    """
 
     def figure(encode: Encode, _: Encode) -> float:
         vectors = encode(data.texts)

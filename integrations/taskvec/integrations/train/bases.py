@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,6 +14,7 @@ from transformers import JinaEmbeddingsV3Config, JinaEmbeddingsV3Model
 
 from taskvec.core import Encoder
 from taskvec.core.config import read_config
+from taskvec.core.errors import InputError
 from taskvec.core.writing import new_folder
 
 T = TypeVar("T", bound=Transformer)
@@ -70,6 +71,15 @@ def load_body(folder: Path) -> JinaEmbeddingsV3Model:
 def dims_of(folder: Path) -> tuple[int, ...]:
     """The Matryoshka dims of a model's folder, ascending."""
     return read_config(folder).dims
+
+
+def check_dims(folder: Path, named: Iterable[int]) -> None:
+    """Raise InputError where settings name a Matryoshka dim that a model's folder does not have."""
+    dims = dims_of(folder)
+    unknown = sorted(set(named) - set(dims))
+    if unknown:
+        known = ", ".join(map(str, dims))
+        raise InputError(f"dim_weights: the model has no dim {unknown[0]}: use {known}")
 
 
 def write_body(body: JinaEmbeddingsV3Model, start: Path, out: Path) -> None:

@@ -3,7 +3,8 @@
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from sentence_transformers import SentenceTransformer
@@ -14,9 +15,10 @@ from sentence_transformers.sentence_transformer.losses import (
 from torch import Tensor, nn
 from torch.nn import functional
 
-from taskvec.core.errors import InputError
 from taskvec.integrations.train.settings import PairStage
 
+# Queries and passages of a batch.
+Sides: TypeAlias = tuple[Tensor, Tensor]
 # Above this cosine between two passages, the teachers call one a right answer to both queries.
 FALSE_NEGATIVE = 0.95
 # How much more the mean of a batch's cosines counts than each of them.
@@ -39,9 +41,10 @@ class TaughtContrast(nn.Module):
     cosines are from theirs, times cosine_weight: a ranking says little of what lies far behind.
     Columns: anchor, positive, any negatives. The labels, (B, columns · E), are the teachers' unit
     vectors of the columns side by side. A negative that the teachers find nearly equal to a
-    query's own passage is left out. The passages of the last `memory` batches are negatives too, as
-    they were when they were read. Sources: arXiv:2409.10173, section 4.2, for InfoNCE;
-    arXiv:1912.06798 for the memory.
+    query's own passage is left out. With a cross-batch memory of that many batches a query is
+    ranked among their passages too, as they were when they were read, and a passage likewise among
+    all these queries. Sources: arXiv:2409.10173, section 4.2, for InfoNCE; arXiv:1912.06798 for
+    the memory.
     """
 
     def __init__(
@@ -58,33 +61,46 @@ class TaughtContrast(nn.Module):
         self.temperature = temperature
         self.weight = weight
         self.cosine_weight = cosine_weight
-        # By dim, for a Matryoshka loss asks for one after the other: passages, and the teachers'.
-        self._past: dict[int, deque[tuple[Tensor, Tensor]]] = defaultdict(
-            lambda: deque(maxlen=memory)
+        self.memory = memory
+        # By dim, since a Matryoshka loss asks for one after the other.
+        self._past: dict[int, deque[tuple[Sides, Sides]]] = defaultdict(
+            partial(deque, maxlen=memory)
         )
 
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor) -> Tensor:
         """A scalar. sentence_features: one batch of B rows a column."""
         columns = [self.model(features)["sentence_embedding"] for features in sentence_features]
         wanted = labels.to(columns[0].dtype).chunk(len(columns), dim=-1)
-        passages, judged = self._with_past(torch.cat(columns[1:]), torch.cat(wanted[1:]))
-        cosines, theirs = _cosines(columns[0], passages), _cosines(wanted[0], judged)
-        scores = cosines / self.temperature
-        ranking = functional.softmax(theirs / self.temperature, dim=-1)
-        own = torch.arange(len(scores), device=scores.device)
-        alike = _cosines(wanted[1], judged) > FALSE_NEGATIVE
+        ours, theirs = ((own[0], torch.cat(own[1:])) for own in (columns, wanted))
+        cosines, judged = _cosines(*ours), _cosines(*theirs)
+        own = torch.arange(len(cosines), device=cosines.device)
+        alike = _cosines(wanted[1], theirs[1]) > FALSE_NEGATIVE
         alike[own, own] = False
-        contrast = functional.cross_entropy(scores.masked_fill(alike, NEVER), own)
-        taught = functional.kl_div(scores.log_softmax(-1), ranking, reduction="batchmean")
-        moved = (cosines - theirs).square().mean()
+        scores = (cosines / self.temperature).masked_fill(alike, NEVER)
+        contrast = functional.cross_entropy(scores, own)
+        moved = (cosines - judged).square().mean()
+        taught = self._remembering(ours, theirs) if self.memory else self._apart(cosines, judged)
         return contrast + self.weight * taught + self.cosine_weight * moved
 
-    def _with_past(self, passages: Tensor, judged: Tensor) -> tuple[Tensor, Tensor]:
-        """A batch's passages and the teachers' vectors of them, those of earlier batches behind."""
-        past = self._past[passages.shape[-1]]
-        both = [torch.cat(each) for each in zip((passages, judged), *past, strict=True)]
-        past.appendleft((passages.detach(), judged))
-        return both[0], both[1]
+    def _apart(self, cosines: Tensor, judged: Tensor) -> Tensor:
+        """How far the ranking by cosines is from the teachers', the mean over the rows."""
+        ranks = (cosines / self.temperature).log_softmax(-1)
+        wanted = (judged / self.temperature).softmax(-1)
+        return functional.kl_div(ranks, wanted, reduction="batchmean")
+
+    def _remembering(self, ours: Sides, theirs: Sides) -> Tensor:
+        """The same with the memory, the mean of both ways. ours, theirs: queries and passages."""
+        past = self._past[ours[0].shape[-1]]
+        total = ours[0].new_zeros(())
+        for side, other in ((0, 1), (1, 0)):
+            among, judges = (
+                torch.cat([now[other], *(batch[whose][other] for batch in past)])
+                for whose, now in enumerate((ours, theirs))
+            )
+            total = total + self._apart(_cosines(ours[side], among), _cosines(theirs[side], judges))
+        if self.training:
+            past.appendleft(((ours[0].detach(), ours[1].detach()), theirs))
+        return total / 2
 
 
 class Anchored(nn.Module):
@@ -178,13 +194,8 @@ def over_dims(
 ) -> MatryoshkaLoss:
     """A loss as the sum of itself at all Matryoshka dims of a model.
 
-    weights: how much a dim counts, 1 where it is not named. Raises InputError for one that the
-    model does not have.
+    weights: how much a dim counts, 1 where it is not named.
     """
-    unknown = sorted(weights.keys() - set(dims))
-    if unknown:
-        known = ", ".join(map(str, dims))
-        raise InputError(f"dim_weights: the model has no dim {unknown[0]}: use {known}")
     return MatryoshkaLoss(model, loss, list(dims), [weights.get(dim, 1.0) for dim in dims])
 
 

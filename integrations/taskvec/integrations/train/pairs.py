@@ -35,6 +35,7 @@ def train_pairs(settings: PairsSettings) -> Path:
     run = Run(settings)
     files, _ = read_rows(settings.data, [Kind.PAIRS], least=settings.batch_size)
     start = run.open()
+    bases.check_dims(start, settings.dim_weights)
     out = settings.out / "model"
     if out.exists():
         return out

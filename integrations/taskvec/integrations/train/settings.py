@@ -83,7 +83,7 @@ class RowStage(Stage):
     steps: Positive | None = None
     batch_size: Annotated[int, Field(ge=2)] = 32
     max_tokens: Annotated[int, Field(ge=4)] = 256
-    dim_weights: dict[int, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+    dim_weights: dict[int, Rate] = Field(default_factory=dict)
 
 
 class PairStage(RowStage):
@@ -92,7 +92,7 @@ class PairStage(RowStage):
     temperature: of the cosines. teachers: sentence-transformers models whose ranking of a batch
     is learnt too, with weight teacher_weight; several count as their mean. cosine_weight: how much
     it counts beside that the cosines are theirs, not the ranking alone. memory: how many earlier
-    batches' passages a query is ranked among as well. pivot_teachers: more of
+    batches, of whatever file, are ranked as well: a cross-batch memory. pivot_teachers: more of
     them, which read a text's pivot, say its English original, in its place where a column
     `…_pivot` has one: arXiv:2004.09813, section 2.
     """
@@ -109,7 +109,7 @@ class PairStage(RowStage):
         if self.cosine_weight and not self.is_taught:
             raise ValueError("cosine_weight: there are no teachers whose cosines to learn")
         if self.memory and not self.is_taught:
-            raise ValueError("memory: without teachers nothing tells which passages are right too")
+            raise ValueError("memory: there are no teachers who would rank what is remembered")
         return self
 
     @property
@@ -162,8 +162,8 @@ class TaskSettings(PairStage):
     positives and negatives of pairs. start: a task of the model whose LoRA is the start.
     Teachers are of pairs alone; scores and labels keep to the model itself instead.
     anchor: how much it counts, with scores and labels, that the cosines of a batch stay near those
-    without the LoRA, and their mean at mean_cosine times theirs: the further apart texts lie, the
-    easier a classifier tells them apart. 0 leaves the loss alone, and costs a third less.
+    without the LoRA, and their mean at mean_cosine_share of theirs: the further apart texts lie,
+    the easier a classifier tells them apart. 0 leaves the loss alone, and costs a third less.
     strength: what is written is that much of the trained LoRA: less of it keeps more of what the
     model does with texts unlike those trained on, arXiv:2109.01903, section 3.
     embedding_learning_rate: of the LoRAs on tables, where every step moves few rows far.
@@ -178,15 +178,17 @@ class TaskSettings(PairStage):
     learning_rate: Rate = 1e-3
     embedding_learning_rate: Rate = 2e-4
     anchor: Annotated[float, Field(ge=0)] = 0.0
-    mean_cosine: Share = 0.8
+    mean_cosine_share: Annotated[float, Field(ge=0, le=1)] = 0.8
     strength: Annotated[float, Field(gt=0, le=1)] = 1.0
     rank: Positive = 4
     alpha: Rate = 1.0
 
     @model_validator(mode="after")
-    def _two_names(self) -> Self:
+    def _fits(self) -> Self:
         if self.passage_name and lora_folder(self.passage_name) == lora_folder(self.name):
             raise ValueError("passage_name: a second LoRA needs a name of its own")
+        if "mean_cosine_share" in self.model_fields_set and not self.anchor:
+            raise ValueError("mean_cosine_share: without an anchor nothing asks for it")
         if self.passage_name is None and (self.passage_prompt or self.passage_start):
             raise ValueError("passage_prompt and passage_start need a passage_name")
         return self
@@ -236,6 +238,6 @@ def _model_from(folder: Path, name: str) -> str:
 def _told(error: ValidationError) -> str:
     parts = []
     for entry in error.errors():
-        place = ".".join(str(part) for part in entry["loc"])
+        place = ".".join(str(part) for part in entry["loc"] if part != "[key]")
         parts.append(f"{place}: {entry['msg']}" if place else entry["msg"])
     return "; ".join(parts)

@@ -13,7 +13,7 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
 from sentence_transformers.base.sampler import GroupByLabelBatchSampler
-from sentence_transformers.sentence_transformer.losses import CoSENTLoss
+from sentence_transformers.sentence_transformer.losses import CoSENTLoss, MatryoshkaLoss
 from sentence_transformers.sentence_transformer.modules import Transformer
 from sentence_transformers.sentence_transformer.training_args import (
     BatchSamplers,
@@ -112,6 +112,7 @@ def train_task(settings: TaskSettings) -> dict[str, Path]:
     run = Run(settings)
     files, kind = _rows(settings)
     start = run.open()
+    bases.check_dims(start, settings.dim_weights)
     folders = {name: settings.out / loras.lora_name(name) for name in names}
     if all(folder.exists() for folder in folders.values()):
         return folders
@@ -123,7 +124,7 @@ def train_task(settings: TaskSettings) -> dict[str, Path]:
         model=model,
         args=_arguments(run, settings, files, kind),
         train_dataset=files,
-        loss=_loss(model, kind, settings, bases.dims_of(start)),
+        loss=loss_of(model, kind, settings, bases.dims_of(start)),
         callbacks=[LossPlot(run.folder)],
     )
     run.train(trainer)
@@ -198,9 +199,10 @@ def _arguments(
     )
 
 
-def _loss(
+def loss_of(
     model: SentenceTransformer, kind: Kind, settings: TaskSettings, dims: Sequence[int]
-) -> nn.Module:
+) -> MatryoshkaLoss:
+    """The loss that a kind of rows asks for, at all of a model's dims."""
     inner: nn.Module
     if kind is Kind.PAIRS:
         inner = pair_loss(model, settings)
@@ -214,7 +216,7 @@ def _loss(
             model,
             cast(VectorLoss, inner),
             weight=settings.anchor,
-            share=settings.mean_cosine,
+            share=settings.mean_cosine_share,
             bare=bare,
         )
     return over_dims(model, inner, dims, settings.dim_weights)

@@ -28,7 +28,13 @@ def _settings(pairs: Sequence[str]) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     for pair in pairs:
         try:
-            settings |= tomllib.loads(pair)
+            told = tomllib.loads(pair)
         except tomllib.TOMLDecodeError:
             raise InputError(f"--set {pair!r} is no KEY=VALUE; a text needs quotes") from None
+        for key, value in told.items():
+            known = settings.get(key)
+            if isinstance(known, dict) and isinstance(value, dict):
+                settings[key] = known | value
+            else:
+                settings[key] = value
     return settings

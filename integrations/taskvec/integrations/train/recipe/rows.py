@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from sentence_transformers import SentenceTransformer
 
+from taskvec.core.errors import InputError
 from taskvec.core.writing import new_folder
 from taskvec.integrations.train.recipe.aligned import Aligned, Passage, is_held_out
 from taskvec.integrations.train.recipe.asking import asked
@@ -39,6 +40,7 @@ NEAR_WORDS, ANY_WORDS, PASSAGES = 9_000, 3_000, 1_600
 LABELLED = {"packages": 2_400, "pages": 2_400, "modules": 1_500, "stories": 1_200}
 OTHERS = 0.3
 MIN_STORY_CHARS = 80
+HALF = 0.5
 MIN_OF_A_LABEL = 4
 
 
@@ -302,18 +304,21 @@ def write(files: Mapping[str, Sequence[Row]], folder: Path) -> tuple[Path, ...]:
     return tuple(paths)
 
 
-def shares(paths: Sequence[Path], of: Mapping[str, float], folder: Path) -> tuple[Path, ...]:
+def shares(paths: Sequence[Path], named: Mapping[str, float], folder: Path) -> tuple[Path, ...]:
     """A share of each file's rows, in files of the same names in another folder.
 
-    of: by a file's name without its ending, half where it is not named: 0.5 is every second row,
-    2.0 is each row twice.
+    named: by a file's name without its ending, HALF where it is not named: 0.5 is every second
+    row, 2.0 is each row twice.
     """
+    unknown = named.keys() - {path.stem for path in paths}
+    if unknown:
+        raise InputError(f"there are no rows of {', '.join(sorted(unknown))}")
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for path in paths:
         with path.open(encoding="utf-8") as file:
             rows = list(file)
-        share = of.get(path.stem, 0.5)
+        share = named.get(path.stem, HALF)
         kept = [rows[int(number / share)] for number in range(round(len(rows) * share))]
         written.append(folder / path.name)
         written[-1].write_text("".join(kept), encoding="utf-8")
