@@ -3,7 +3,7 @@
 import json
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -29,13 +29,8 @@ CROSS_PAIRS = {"de": 800, "fr": 800, "ja": 800, "zh_CN": 800, "es": 200, "it": 2
 STORY_SHARE = 0.5
 MIN_REST_CHARS = 40
 MIN_SENTENCE_CHARS = 20
-SCORED = {"en": 2_000, "de": 800, "fr": 800, "ja": 800, "zh_CN": 800, "es": 250, "it": 250}
-POOL = 1_000
-# Of the pairs to score: alike by the teachers, translations of each other, and any two.
-ALIKE, TRANSLATED = 0.5, 0.15
-NEIGHBOURS = 12
-# Pairs of near words, of any two words, and of passages, to score.
-NEAR_WORDS, ANY_WORDS, PASSAGES = 9_000, 3_000, 1_600
+# Pairs of near words, and of any two words, to score.
+NEAR_WORDS, ANY_WORDS = 9_000, 3_000
 # Texts of a kind to label, in English; each other language has OTHERS of it.
 LABELLED = {"packages": 2_400, "pages": 2_400, "modules": 1_500, "stories": 1_200}
 OTHERS = 0.3
@@ -134,84 +129,26 @@ class Judges:
 
 
 def scored(
-    texts: Mapping[str, Aligned],
-    glosses: Sequence[Gloss],
-    words: Sequence[tuple[str, str, float]],
-    judges: Judges,
-    seed: int,
+    words: Sequence[tuple[str, str, float]], judges: Judges, seed: int
 ) -> dict[str, list[Row]]:
-    """Scored pairs by file: sentences, passages and words.
+    """Scored pairs of words: near ones, and any two of these.
 
-    Sentences and passages: alike ones, translations and any two, as the teachers find them.
-    words: with WordNet's scores; theirs and the teachers' are halved between.
+    words: with WordNet's scores; theirs and the teachers' are halved between. Sentences that
+    teachers score alone teach what the body has from them already.
     """
     order = random.Random(seed)  # noqa: S311
-    sentences: list[Row] = []
-    for language, count in SCORED.items():
-        pool = [(b, a) for a, b in texts[language].sentences.items()]
-        if language == "en":
-            kept = [gloss for gloss in glosses if not is_held_out(gloss.text)]
-            pool += [(text, text) for gloss in kept for text in gloss.examples]
-        pool = [pair for pair in pool if len(pair[1]) >= MIN_SENTENCE_CHARS]
-        sentences += _judged(pool, count, language == "en", judges, order)
-    english = [(item.text, item.text) for item in texts["en"].passages]
-    return {
-        "sentences": sentences,
-        "passages": list(_judged(english, PASSAGES, True, judges, order)),
-        "words": _judged_words(words, judges, order),
-    }
-
-
-def _judged(
-    pool: Sequence[tuple[str, str]],
-    count: int,
-    is_english: bool,
-    judges: Judges,
-    order: random.Random,
-) -> Iterator[Row]:
-    """Rows of pairs from a pool of texts and their English, scored by the teachers."""
-    pool = _some(sorted(set(pool)), POOL, order)
-    english = [english for _, english in pool]
-    own = judges.vectors([text for text, _ in pool], english)
-    foreign = own if is_english else judges.vectors(english, english)
-    for first, second, translated in _chosen(own, count, not is_english, order):
-        other = pool[second][1 if translated else 0]
-        score = own[first] @ (foreign if translated else own)[second]
-        yield {"text1": pool[first][0], "text2": other, "score": float(score)}
-
-
-def _judged_words(
-    pairs: Sequence[tuple[str, str, float]], judges: Judges, order: random.Random
-) -> list[Row]:
-    """Rows of near words, and of any two of these."""
-    kept = [pair for pair in pairs if not is_held_out(" ".join(pair[:2]))]
+    kept = [pair for pair in words if not is_held_out(" ".join(pair[:2]))]
     near = _some(kept, NEAR_WORDS, order)
-    everything = [word for pair in near for word in pair[:2]]
-    known = {pair[:2]: pair[2] for pair in pairs}
+    everything = sorted({word for pair in near for word in pair[:2]})
+    known = {pair[:2]: pair[2] for pair in words}
     anyhow = [tuple(sorted(order.sample(everything, 2))) for _ in range(min(ANY_WORDS, len(near)))]
     drawn = [*near, *((a, b, known.get((a, b), 0.0)) for a, b in anyhow)]
-    distinct = sorted(set(everything))
-    vectors = dict(zip(distinct, judges.vectors(distinct, distinct), strict=True))
-    return [
+    vectors = dict(zip(everything, judges.vectors(everything, everything), strict=True))
+    rows = [
         {"text1": a, "text2": b, "score": (score + float(vectors[a] @ vectors[b])) / 2}
         for a, b, score in drawn
     ]
-
-
-def _chosen(
-    vectors: Vectors, count: int, translations: bool, order: random.Random
-) -> Iterable[tuple[int, int, bool]]:
-    """Indices of two texts to compare, and whether the second is to be read in English."""
-    for _ in range(count):
-        first = order.randrange(len(vectors))
-        second, drawn = order.randrange(len(vectors)), order.random()
-        if drawn < ALIKE:
-            nearest = np.argsort(-(vectors @ vectors[first]))[1 : NEIGHBOURS + 1]
-            second = int(order.choice(list(nearest)))
-        elif translations and drawn < ALIKE + TRANSLATED:
-            yield first, first, True
-            continue
-        yield first, second, translations and order.random() < 0.3
+    return {"words": rows}
 
 
 def labelled(texts: Mapping[str, Aligned], seed: int) -> dict[str, list[Row]]:

@@ -64,15 +64,13 @@ OWN: Mapping[str, Mapping[str, Any]] = {
         "memory": 32,
         "dim_weights": {64: 2.0, 384: 2.0},
     },
-    "text-matching": {"anchor": 5.0, "steps": 200, "strength": 0.5},
+    "text-matching": {"anchor": 2.0, "steps": 500, "strength": 0.5},
     # The warmer contrast also moves texts that are far from each other already.
     "separation": {"anchor": 5.0, "steps": 120, "temperature": 0.1},
     "classification": {"anchor": 5.0, "steps": 120, "mean_cosine_share": 0.4},
 }
-# How much of a file of rows a LoRA sees, half where it is not named. Of two texts it is words whose
-# likeness teachers know least of.
+# How much of a file of pairs the retrieval LoRAs see again, half where it is not named.
 RETRIEVAL_SHARES = {"en-headings": 1.0, "en-sentences": 1.0, "en-glosses": 1.0, "en-faq": 2.0}
-MATCHING_SHARES = {"words": 1.0, "sentences": 0.35}
 
 
 class Recipe:
@@ -157,8 +155,7 @@ class Recipe:
                 "passage_name": PASSAGE,
             }
         if name == "text-matching":
-            found = rows.once(self.folder / "rows" / name, self._scored)
-            return {"data": rows.shares(found, MATCHING_SHARES, self.folder / "rows" / "matching")}
+            return {"data": rows.once(self.folder / "rows" / name, self._scored)}
         return {"data": rows.once(self.folder / "rows" / "grouped", self._grouped)}
 
     def _scored(self) -> dict[str, list[rows.Row]]:
@@ -166,8 +163,7 @@ class Recipe:
         for teacher in found:
             # As much as the student is shown.
             teacher.max_seq_length = TASK["max_tokens"]
-        judges = rows.Judges(*found)
-        return rows.scored(self._aligned, self._glosses, self._near_words, judges, self.seed)
+        return rows.scored(self._near_words, rows.Judges(*found), self.seed)
 
     def _grouped(self) -> dict[str, list[rows.Row]]:
         return rows.grouped(rows.labelled(self._aligned, self.seed))
