@@ -36,7 +36,7 @@ def write_card(recipe: Recipe, out: Path, tables: Mapping[str, str]) -> None:
         "prefix_steps": _spaced(recipe.used("prefixes")),
         "prefix_texts": 2 * prefixed.PAIRS,
         "trained_tokens": _spaced(body.MAX_TOKENS),
-        "pair_tokens": stages.PAIRS["max_tokens"],
+        "pair_tokens": stages.OWN[stages.QUERY]["max_tokens"],
         "python": platform.python_version(),
         "release": release(),
         "seed": recipe.seed,
