@@ -48,7 +48,6 @@ def recipe(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     for name in ("PAIRS", "OWN_PAIRS", "CROSS_PAIRS", "LABELLED"):
         few = 200 if name == "LABELLED" else 24
         monkeypatch.setattr(rows, name, dict.fromkeys(getattr(rows, name), few))
-    monkeypatch.setattr(rows, "MIN_SENTENCE_CHARS", 1)
     monkeypatch.setattr(rows, "MIN_REST_CHARS", 1)
     monkeypatch.setattr(rows, "MIN_STORY_CHARS", 1)
     quick = {"batch_size": 4, "steps": 2, "save_steps": 1, "dim_weights": {8: 2.0}}

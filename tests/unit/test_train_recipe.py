@@ -241,7 +241,7 @@ def test_a_heading_is_asked_for_in_its_language_and_in_english_alike() -> None:
 
 @pytest.fixture(scope="module")
 def judges(tmp_path_factory: pytest.TempPathFactory) -> rows.Judges:
-    """Two small models that differ: one for every language, one for the English originals."""
+    """Two small models that differ."""
     models = []
     for seed in (3, 4):
         folder = tmp_path_factory.mktemp("judges") / f"judge {seed}"
@@ -265,7 +265,7 @@ def test_scores_are_the_mean_of_wordnet_and_both_judges(judges: rows.Judges) -> 
                 float(left @ right)
                 for left, right in (
                     judge.encode_query(list(pair), normalize_embeddings=True)
-                    for judge in (judges.teacher, judges.pivot_teacher)
+                    for judge in judges.teachers
                 )
             )
             / 2

@@ -28,14 +28,14 @@ OWN_PAIRS = {"de": 1_000, "fr": 1_000, "ja": 1_000, "zh_CN": 1_000, "es": 300, "
 CROSS_PAIRS = {"de": 800, "fr": 800, "ja": 800, "zh_CN": 800, "es": 200, "it": 200}
 STORY_SHARE = 0.5
 MIN_REST_CHARS = 40
-MIN_SENTENCE_CHARS = 20
 # Pairs of near words, and of any two words, to score.
 NEAR_WORDS, ANY_WORDS = 9_000, 3_000
 # Texts of a kind to label, in English; each other language has OTHERS of it.
 LABELLED = {"packages": 2_400, "pages": 2_400, "modules": 1_500, "stories": 1_200}
 OTHERS = 0.3
 MIN_STORY_CHARS = 80
-HALF = 0.5
+# How much is taken of a file that has no share of its own.
+SHARE = 0.5
 MIN_OF_A_LABEL = 4
 
 
@@ -109,22 +109,18 @@ def _some(items: Sequence[Any], count: int, order: random.Random) -> list[Any]:
 
 
 class Judges:
-    """What several teachers think of two texts: the mean of their cosines.
+    """What several teachers think of two English texts: the mean of their cosines."""
 
-    teacher: reads every language. pivot_teacher: reads English alone.
-    """
+    def __init__(self, *teachers: SentenceTransformer) -> None:
+        self.teachers = teachers
 
-    def __init__(self, teacher: SentenceTransformer, pivot_teacher: SentenceTransformer) -> None:
-        self.teacher = teacher
-        self.pivot_teacher = pivot_teacher
-
-    def vectors(self, texts: Sequence[str], english: Sequence[str]) -> Vectors:
-        """Unit vectors whose products are the mean cosines, (B, E1 + E2) float32."""
+    def vectors(self, texts: Sequence[str]) -> Vectors:
+        """Unit vectors whose products are the mean cosines, (B, sum of their dims) float32."""
         parts = [
-            self.teacher.encode_query(list(texts), normalize_embeddings=True),
-            self.pivot_teacher.encode_query(list(english), normalize_embeddings=True),
+            teacher.encode_query(list(texts), normalize_embeddings=True)
+            for teacher in self.teachers
         ]
-        joined: Vectors = np.concatenate(parts, 1) / np.sqrt(2)
+        joined: Vectors = np.concatenate(parts, 1) / np.sqrt(len(parts))
         return joined.astype(np.float32)
 
 
@@ -133,8 +129,8 @@ def scored(
 ) -> dict[str, list[Row]]:
     """Scored pairs of words: near ones, and any two of these.
 
-    words: with WordNet's scores; theirs and the teachers' are halved between. Sentences that
-    teachers score alone teach what the body has from them already.
+    words: with WordNet's scores; theirs and the teachers' are halved between. Sentences scored
+    by teachers beside them took back what the words had brought.
     """
     order = random.Random(seed)  # noqa: S311
     kept = [pair for pair in words if not is_held_out(" ".join(pair[:2]))]
@@ -143,7 +139,7 @@ def scored(
     known = {pair[:2]: pair[2] for pair in words}
     anyhow = [tuple(sorted(order.sample(everything, 2))) for _ in range(min(ANY_WORDS, len(near)))]
     drawn = [*near, *((a, b, known.get((a, b), 0.0)) for a, b in anyhow)]
-    vectors = dict(zip(everything, judges.vectors(everything, everything), strict=True))
+    vectors = dict(zip(everything, judges.vectors(everything), strict=True))
     rows = [
         {"text1": a, "text2": b, "score": (score + float(vectors[a] @ vectors[b])) / 2}
         for a, b, score in drawn
@@ -244,7 +240,7 @@ def write(files: Mapping[str, Sequence[Row]], folder: Path) -> tuple[Path, ...]:
 def shares(paths: Sequence[Path], named: Mapping[str, float], folder: Path) -> tuple[Path, ...]:
     """A share of each file's rows, in files of the same names in another folder.
 
-    named: by a file's name without its ending, HALF where it is not named: 0.5 is every second
+    named: by a file's name without its ending, SHARE where it is not named: 0.5 is every second
     row, 2.0 is each row twice.
     """
     unknown = named.keys() - {path.stem for path in paths}
@@ -255,7 +251,7 @@ def shares(paths: Sequence[Path], named: Mapping[str, float], folder: Path) -> t
     for path in paths:
         with path.open(encoding="utf-8") as file:
             rows = list(file)
-        share = named.get(path.stem, HALF)
+        share = named.get(path.stem, SHARE)
         kept = [rows[int(number / share)] for number in range(round(len(rows) * share))]
         written.append(folder / path.name)
         written[-1].write_text("".join(kept), encoding="utf-8")
