@@ -1,6 +1,7 @@
 """The three stages on tiny models: what they learn, what they write, and what a kill costs."""
 
 import json
+import multiprocessing
 import os
 import random
 import signal
@@ -16,11 +17,12 @@ import pytest
 import torch
 from datasets import Dataset, DatasetDict
 from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformer
 
 from taskvec.core import Encoder
 from taskvec.core.errors import InputError, TaskError
 from taskvec.integrations.cli import main
-from taskvec.integrations.train import runs
+from taskvec.integrations.train import runs, teaching
 from taskvec.integrations.train.running import run_stage
 from taskvec.integrations.train.settings import (
     PairsSettings,
@@ -320,7 +322,7 @@ def test_pairs_train_all_weights_with_mined_negatives_and_teachers(
 
 
 def test_a_pivot_teacher_reads_the_pivots_and_the_other_the_texts(
-    checkpoint: Path, tmp_path: Path
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     teacher = tmp_path / "teacher"
     with Encoder.load(checkpoint, dtype="float32") as encoder:
@@ -356,9 +358,43 @@ def test_a_pivot_teacher_reads_the_pivots_and_the_other_the_texts(
     np.testing.assert_allclose(labels[0], labels[1], atol=1e-6)
     with pytest.raises(InputError, match="no row has a pivot"):
         prepare(settings, {"rows": cut}, tmp_path / "none")
+    opened: list[str] = []
+
+    def opening(name: str, **told: Any) -> SentenceTransformer:
+        opened.append(name)
+        return SentenceTransformer(name, **told)
+
+    monkeypatch.setattr(teaching, "SentenceTransformer", opening)
+    both = prepare(settings, {"a": rows, "b": cut}, tmp_path / "both")
+    assert opened == [str(teacher)] * 2
+    np.testing.assert_allclose(both["a"]["label"], ready["label"], atol=1e-6)
     untaught = settings.model_copy(update={"teachers": (), "pivot_teachers": ()})
     bare = prepare(untaught, {"rows": rows}, tmp_path / "bare")["rows"]
     assert bare.column_names == ["anchor", "positive"]
+
+
+@pytest.mark.parametrize(
+    ("card", "start", "told", "workers"),
+    [
+        (True, "fork", {}, 8),
+        (True, "fork", {"TOKENIZERS_PARALLELISM": "false", "LOCAL_WORLD_SIZE": "4"}, 5),
+        (True, "fork", {"TOKENIZERS_PARALLELISM": "true"}, 0),
+        (True, "spawn", {}, 0),
+        (False, "fork", {}, 0),
+    ],
+)
+def test_processes_prepare_batches_for_a_card_where_a_fork_of_tokenizers_may(
+    card: bool, start: str, told: dict[str, str], workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "on_card", lambda _: card)
+    monkeypatch.setattr(runs, "choose_dtype", lambda *_: torch.bfloat16)
+    monkeypatch.setattr(multiprocessing, "get_start_method", lambda: start)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(20)), raising=False)
+    for name in ("TOKENIZERS_PARALLELISM", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    assert runs.place("auto")["dataloader_num_workers"] == workers
 
 
 def test_pivots_follow_the_other_names_of_their_columns(write: Write) -> None:

@@ -106,6 +106,11 @@ def _model(start: Path, settings: PretrainSettings) -> JinaEmbeddingsV3ForMasked
 
 
 def _arguments(run: Run, phase: Phase, part: str) -> TrainingArguments:
+    own = {
+        "num_train_epochs": phase.epochs,
+        "max_steps": phase.steps or -1,
+        # What is masked is drawn while a batch is prepared, and is to follow from the seed.
+        "dataloader_num_workers": 0,
+    }
     # An item of the dataset is a batch.
-    own = {"num_train_epochs": phase.epochs, "max_steps": phase.steps or -1}
     return TrainingArguments(**run.arguments(part, per_device_train_batch_size=1, **own))

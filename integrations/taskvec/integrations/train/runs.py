@@ -8,6 +8,8 @@ out/run/loss.jsonl, loss.svg
 
 import hashlib
 import json
+import multiprocessing
+import os
 import shutil
 from pathlib import Path
 from typing import Any, cast
@@ -32,6 +34,8 @@ from taskvec.integrations.train.bases import as_transformers
 from taskvec.integrations.train.settings import RUN, RowStage, Stage
 
 WEIGHTS = "weights.safetensors"
+# The most processes that prepare batches for a card.
+WORKERS = 8
 # Where they are changed, the run is still the same.
 FREE = {"data", "out", "device", "save_steps", "log_steps"}
 
@@ -157,10 +161,11 @@ def on_card(device: str) -> bool:
     return device != "cpu" and torch.cuda.is_available()
 
 
-def place(device: str) -> dict[str, bool]:
+def place(device: str) -> dict[str, Any]:
     """The training arguments that say where a run computes, and how.
 
-    With autocast where this card or CPU multiplies in bfloat16, so that it is faster.
+    With autocast where this card or CPU multiplies in bfloat16, so that it is faster. A card would
+    wait for a process that prepares its batches beside all else: others do it.
     """
     card = on_card(device)
     found = torch.device("cuda" if card else "cpu")
@@ -168,7 +173,19 @@ def place(device: str) -> dict[str, bool]:
         "use_cpu": not card,
         "bf16": choose_dtype("auto", found) is torch.bfloat16,
         "dataloader_pin_memory": card,
+        "dataloader_num_workers": _workers() if card else 0,
     }
+
+
+def _workers() -> int:
+    """How many processes prepare batches for a card: none where they cannot."""
+    # What a batch is prepared with cannot be pickled, so that only a fork has it; and a fork in
+    # which tokenizers are told to be parallel hangs.
+    told = os.environ.get("TOKENIZERS_PARALLELISM", "").lower()
+    if multiprocessing.get_start_method() != "fork" or told not in ("", "false", "off", "no", "0"):
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(WORKERS, (cores or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 class WholeTrainer(Trainer):

@@ -34,7 +34,9 @@ def prepare(
         for name, rows in files.items():
             columns = [column for column in rows.column_names if not column.endswith(PIVOT)]
             pairs = rows.select_columns(columns)
-            ready[name] = taught(settings, negatives(pairs) if negatives else pairs, pivots(rows))
+            ready[name] = negatives(pairs) if negatives else pairs
+        if settings.is_taught:
+            ready = taught(settings, ready, {name: pivots(rows) for name, rows in files.items()})
         part = folder.with_suffix(".part")
         shutil.rmtree(part, ignore_errors=True)
         DatasetDict(ready).save_to_disk(part)
@@ -52,32 +54,47 @@ def pivots(rows: Dataset) -> dict[str, str]:
     return found
 
 
-def taught(settings: PairStage, rows: Dataset, pivots: Pivots) -> Dataset:
-    """The rows, and in `label` the teachers' vectors of every column; the rows alone without any.
+def taught(
+    settings: PairStage, files: Mapping[str, Dataset], known: Mapping[str, Pivots]
+) -> dict[str, Dataset]:
+    """The files' rows, and in `label` the teachers' vectors of every column.
 
-    label: unit vectors of all teachers side by side for each column, and the columns side by
-    side, float32: a cosine of several teachers' vectors side by side is the mean of theirs.
+    known: each file's pivots. label: unit vectors of all teachers side by side for each column, and
+    the columns side by side, float32: a cosine of several teachers' vectors side by side is the
+    mean of theirs.
     """
-    if not settings.is_taught:
-        return rows
-    parts: dict[str, list[Vectors]] = {name: [] for name in rows.column_names}
-    for teacher, read in _teachers(settings, pivots):
-        for column in rows.column_names:
-            texts = [read.get(text, text) for text in rows[column]]
-            encode = teacher.encode_query if column == "anchor" else teacher.encode_document
-            once = {text: place for place, text in enumerate(dict.fromkeys(texts))}
-            vectors = encode(list(once), normalize_embeddings=True, show_progress_bar=True)
-            parts[column].append(vectors[[once[text] for text in texts]])
-    labels = np.concatenate([np.concatenate(part, 1) for part in parts.values()], 1)
-    return rows.add_column("label", list(labels))
+    # By file and column, one teacher's beside the other's.
+    parts: dict[str, dict[str, list[Vectors]]] = {
+        name: {column: [] for column in rows.column_names} for name, rows in files.items()
+    }
+    for teacher, reads_pivots in _teachers(settings):
+        for name, rows in files.items():
+            read = known[name] if reads_pivots else {}
+            for column in rows.column_names:
+                texts = [read.get(text, text) for text in rows[column]]
+                encode = teacher.encode_query if column == "anchor" else teacher.encode_document
+                once = {text: place for place, text in enumerate(dict.fromkeys(texts))}
+                vectors = encode(
+                    list(once),
+                    batch_size=settings.batch_size,
+                    normalize_embeddings=True,
+                    show_progress_bar=True,
+                )
+                parts[name][column].append(vectors[[once[text] for text in texts]])
+    found = {}
+    for name, rows in files.items():
+        columns = [np.concatenate(vectors, 1) for vectors in parts[name].values()]
+        found[name] = rows.add_column("label", list(np.concatenate(columns, 1)))
+    return found
 
 
-def _teachers(settings: PairStage, pivots: Pivots) -> Iterator[tuple[SentenceTransformer, Pivots]]:
-    found: list[tuple[str, Pivots]] = [(name, {}) for name in settings.teachers]
-    found += [(name, pivots) for name in settings.pivot_teachers]
-    for name, own in found:
+def _teachers(settings: PairStage) -> Iterator[tuple[SentenceTransformer, bool]]:
+    """Each teacher, one open at a time, and whether it reads a text's pivot in its place."""
+    told = [(name, False) for name in settings.teachers]
+    told += [(name, True) for name in settings.pivot_teachers]
+    for name, reads_pivots in told:
         teacher = SentenceTransformer(name, trust_remote_code=False)
         # As much as the student is shown, or it would have to guess the rest.
         limits = (settings.max_tokens, teacher.max_seq_length)
         teacher.max_seq_length = min(limit for limit in limits if limit)
-        yield teacher, own
+        yield teacher, reads_pivots
