@@ -66,6 +66,8 @@ class Page:
         self.driver = driver
         self.sized(1280, 900)
         driver.get(f"{url}/playground")
+        # On a busy machine the driver comes back before the page has run its scripts.
+        self.until(lambda: self.script("return typeof cards !== 'undefined'"))
         self.until(lambda: self.script("return cards.length > 0 || !$('problem').hidden"))
 
     def script(self, code: str, *arguments: Any) -> Any:
