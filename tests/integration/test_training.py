@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,11 +19,13 @@ import torch
 from datasets import Dataset, DatasetDict
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
+from transformers import JinaEmbeddingsV3Config
 
 from taskvec.core import Encoder
 from taskvec.core.errors import InputError, TaskError
 from taskvec.integrations.cli import main
-from taskvec.integrations.train import runs, teaching
+from taskvec.integrations.train import bases, runs, teaching
+from taskvec.integrations.train.pairs import train_pairs
 from taskvec.integrations.train.running import run_stage
 from taskvec.integrations.train.settings import (
     PairsSettings,
@@ -40,6 +43,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
     pytest.mark.timeout(300),
 ]
+Weights = dict[str, torch.Tensor]
 Write = Callable[[list[dict[str, Any]]], Path]
 
 
@@ -81,6 +85,18 @@ def task_settings(checkpoint: Path, data: Path, out: Path, **more: Any) -> TaskS
         "device": "cpu",
     }
     return read_settings(TaskSettings, None, given | more)
+
+
+def pairs_run(checkpoint: Path, write: Write, out: Path, **more: Any) -> Weights:
+    """The weights after a few steps of pairs."""
+    told = {"steps": 2, "batch_size": 8, "learning_rate": 1e-3, "device": "cpu", **more}
+    settings = PairsSettings(model=str(checkpoint), data=write(pairs()), out=out, **told)
+    return load_file(train_pairs(settings) / "model.safetensors")
+
+
+def far(left: Weights, right: Weights) -> float:
+    """The most by which two models' weights differ."""
+    return max(float((left[name] - right[name]).abs().max()) for name in left)
 
 
 def losses(folder: Path) -> list[float]:
@@ -319,6 +335,59 @@ def test_pairs_train_all_weights_with_mined_negatives_and_teachers(
         assert encoder.tasks == ()
         assert encoder.dims == (8, 16, 32)
         assert right_first(encoder, rows) > before + 0.2
+
+
+def test_pairs_of_half_strength_end_half_way_from_the_start(
+    checkpoint: Path, write: Write, tmp_path: Path
+) -> None:
+    whole, half = (
+        pairs_run(checkpoint, write, tmp_path / str(strength), strength=strength)
+        for strength in (1.0, 0.5)
+    )
+    start = load_file(tmp_path / "1.0" / "run" / "start" / "model.safetensors")
+    for name, value in half.items():
+        np.testing.assert_allclose(value, (whole[name] + start[name]) / 2, rtol=1e-4, atol=1e-6)
+    assert far(whole, start) > 1e-4
+
+
+def test_a_stopped_run_of_pairs_goes_on_to_the_same_weights(
+    checkpoint: Path, write: Write, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    once = pairs_run(checkpoint, write, out, steps=4, save_steps=2)
+    shutil.rmtree(out / "model")
+    shutil.rmtree(out / "run" / "checkpoint-4")
+    again = pairs_run(checkpoint, write, out, steps=4, save_steps=2)
+    assert far(once, again) < 1e-5
+
+
+def test_dropout_is_asked_for_and_batches_run_in_parts(
+    checkpoint: Path, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran, run = [], bases.PartsTransformer._part
+
+    def noting(own: Any, features: Any, rows: torch.Tensor, options: Any) -> torch.Tensor:
+        ran.append(len(rows))
+        return run(own, features, rows, options)
+
+    monkeypatch.setattr(bases.PartsTransformer, "_part", noting)
+    none, some = (
+        pairs_run(checkpoint, write, tmp_path / str(share), dropout=share) for share in (0.0, 0.5)
+    )
+    assert far(none, some) > 1e-4
+    assert set(ran) == {2}, "eight rows in four parts"
+    ran.clear()
+    found = []
+    for share in (0.0, 0.5):
+        out = tmp_path / f"task {share}"
+        settings = task_settings(checkpoint, write(pairs()), out, steps=2, dropout=share)
+        found.append(load_file(train_task(settings)["legal"] / "adapter_model.safetensors"))
+    assert far(*found) > 1e-5
+    assert set(ran) == {2}
+    assert {
+        JinaEmbeddingsV3Config.from_pretrained(folder).hidden_dropout_prob
+        for folder in (tmp_path / "0.5" / "model", tmp_path / "0.5" / "run" / "start")
+    } == {0.1}
 
 
 def test_a_pivot_teacher_reads_the_pivots_and_the_other_the_texts(

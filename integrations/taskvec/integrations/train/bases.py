@@ -4,12 +4,15 @@ import json
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
-from sentence_transformers import SentenceTransformer
+from safetensors.torch import load_file, save_file
+from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
 from sentence_transformers.sentence_transformer.model_card import SentenceTransformerModelCardData
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+from torch import Tensor, nn
+from torch.nn import functional
 from transformers import JinaEmbeddingsV3Config, JinaEmbeddingsV3Model
 
 from taskvec.core import Encoder
@@ -18,6 +21,9 @@ from taskvec.core.errors import InputError
 from taskvec.core.writing import new_folder
 
 T = TypeVar("T", bound=Transformer)
+WEIGHTS = "trained.safetensors"
+# How many parts of like length a batch runs in.
+PARTS = 4
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
@@ -32,24 +38,94 @@ def as_transformers(model: str, folder: Path) -> Path:
     return folder
 
 
-def config_for(folder: Path, rope_base: float | None) -> JinaEmbeddingsV3Config:
-    """The config of a folder, with another base of the rotary positions where one is given."""
+def config_for(
+    folder: Path, rope_base: float | None, dropout: float = 0.0
+) -> JinaEmbeddingsV3Config:
+    """The config of a folder, with another base of the rotary positions where one is given.
+
+    dropout: while training, in place of the folder's own.
+    """
     config: JinaEmbeddingsV3Config = JinaEmbeddingsV3Config.from_pretrained(folder)
+    for name, share in _dropouts(dropout).items():
+        setattr(config, name, share)
     if rope_base is not None:
         config.rope_parameters = {"rope_type": "default", "rope_theta": rope_base}
     return config
 
 
-def sentence_module(folder: Path, max_tokens: int, rope_base: float | None, kind: type[T]) -> T:
+def _dropouts(share: float) -> dict[str, float]:
+    return {"hidden_dropout_prob": share, "attention_probs_dropout_prob": share}
+
+
+def sentence_module(
+    folder: Path,
+    max_tokens: int,
+    rope_base: float | None,
+    kind: type[T],
+    dropout: float = 0.0,
+) -> T:
     """sentence-transformers' module of a folder's base weights, in float32, trainable."""
     rope = config_for(folder, rope_base).rope_parameters
     module: T = kind(
         str(folder),
         max_seq_length=max_tokens,
         model_kwargs={"add_pooling_layer": False, "dtype": torch.float32},
-        config_kwargs={"rope_parameters": rope},
+        config_kwargs={"rope_parameters": rope, **_dropouts(dropout)},
     )
     return module
+
+
+class PartsTransformer(Transformer):
+    """sentence-transformers' module, which runs a batch in parts of like length: less is padding.
+
+    Texts are padded on the right.
+    """
+
+    def forward(self, features: dict[str, Any], **options: Any) -> dict[str, Any]:
+        """Token vectors of a batch, (B, T, D); those of padding are 0 where a part is shorter."""
+        mask = features["attention_mask"]
+        order = mask.sum(1).argsort()
+        found = [self._part(features, rows, options) for rows in order.chunk(PARTS)]
+        features[self.module_output_name] = torch.cat(found)[order.argsort()]
+        return features
+
+    def _part(self, features: dict[str, Any], rows: Tensor, options: dict[str, Any]) -> Tensor:
+        mask = features["attention_mask"]
+        width = int(mask[rows].sum(1).max())
+        part = {
+            name: value[rows, :width] if _is_like(value, mask) else value
+            for name, value in features.items()
+        }
+        vectors: Tensor = super().forward(part, **options)[self.module_output_name]
+        return functional.pad(vectors, (0, 0, 0, mask.shape[1] - width))
+
+
+def _is_like(value: object, mask: Tensor) -> bool:
+    """Whether a feature has something of every token."""
+    return isinstance(value, Tensor) and value.shape[:2] == mask.shape
+
+
+class LeanTrainer(SentenceTransformerTrainer):
+    """sentence-transformers' trainer whose checkpoints hold what is trained alone, as safetensors.
+
+    Its own opens a checkpoint as a whole model, whose pooler this one does not have.
+    """
+
+    def _trained(self) -> dict[str, Tensor]:
+        found = self.model.named_parameters()
+        return {name: value for name, value in found if value.requires_grad}
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:  # noqa: ARG002
+        folder = Path(output_dir or self.args.output_dir or ".")
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {name: value.detach().cpu() for name, value in self._trained().items()}
+        save_file(tensors, folder / WEIGHTS)
+
+    def _load_from_checkpoint(self, checkpoint_path: str, model: Any = None) -> None:  # noqa: ARG002
+        tensors = load_file(Path(checkpoint_path) / WEIGHTS)
+        with torch.no_grad():
+            for name, value in self._trained().items():
+                value.copy_(tensors[name])
 
 
 def sentence_model(module: Transformer) -> SentenceTransformer:
@@ -60,12 +136,29 @@ def sentence_model(module: Transformer) -> SentenceTransformer:
     return SentenceTransformer(modules=[module, pooling], model_card_data=card)
 
 
-def load_body(folder: Path) -> JinaEmbeddingsV3Model:
-    """The base weights of such a folder, in float32, trainable."""
+def load_body(folder: Path, dropout: float = 0.0) -> JinaEmbeddingsV3Model:
+    """The base weights of such a folder, in float32, trainable. dropout: while they are trained."""
     body: JinaEmbeddingsV3Model = JinaEmbeddingsV3Model.from_pretrained(
-        folder, add_pooling_layer=False, dtype=torch.float32
+        folder,
+        config=config_for(folder, None, dropout),
+        add_pooling_layer=False,
+        dtype=torch.float32,
     )
     return body
+
+
+def soften(body: nn.Module, start: Path, strength: float) -> None:
+    """Go back towards a folder's weights: 1 stays here, 0 is all the way back.
+
+    Of what was learned most is kept, and of what was lost beside it less. Source of the mean of
+    weights: arXiv:2109.01903.
+    """
+    if strength == 1:
+        return
+    before = load_body(start).state_dict()
+    with torch.no_grad():
+        for name, now in body.named_parameters():
+            now.lerp_(before[name].to(now), 1 - strength)
 
 
 def dims_of(folder: Path) -> tuple[int, ...]:
@@ -94,6 +187,16 @@ def write_body(body: JinaEmbeddingsV3Model, start: Path, out: Path) -> None:
             if (start / name).exists():
                 shutil.copyfile(start / name, scratch / name)
         describe(scratch, dims_of(start), read_config(start).rope_base)
+        _keep_dropouts(start, scratch)
+
+
+def _keep_dropouts(start: Path, folder: Path) -> None:
+    """Give a folder's config the start's dropout in place of the run's."""
+    config = JinaEmbeddingsV3Config.from_pretrained(start)
+    path = folder / "config.json"
+    told = json.loads(path.read_text(encoding="utf-8"))
+    told |= {name: getattr(config, name) for name in _dropouts(0.0)}
+    path.write_text(json.dumps(told, indent=2), encoding="utf-8")
 
 
 def describe(folder: Path, dims: Sequence[int], rope_base: float) -> None:

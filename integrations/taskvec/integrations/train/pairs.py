@@ -6,8 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from datasets import Dataset
-from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
-from sentence_transformers.sentence_transformer.modules import Transformer
+from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.training_args import (
     BatchSamplers,
     SentenceTransformerTrainingArguments,
@@ -39,7 +38,9 @@ def train_pairs(settings: PairsSettings) -> Path:
     out = settings.out / "model"
     if out.exists():
         return out
-    module = bases.sentence_module(start, settings.max_tokens, settings.rope_base, Transformer)
+    module = bases.sentence_module(
+        start, settings.max_tokens, settings.rope_base, bases.PartsTransformer, settings.dropout
+    )
     model = bases.sentence_model(module)
     with run.processes.main_process_first():
         mine = partial(_with_negatives, settings, model) if settings.mine else None
@@ -47,7 +48,7 @@ def train_pairs(settings: PairsSettings) -> Path:
     arguments = SentenceTransformerTrainingArguments(
         **run.arguments(**by_rows(settings), batch_sampler=BatchSamplers.NO_DUPLICATES)
     )
-    trainer = SentenceTransformerTrainer(
+    trainer = bases.LeanTrainer(
         model=model,
         args=arguments,
         train_dataset=files,
@@ -58,6 +59,7 @@ def train_pairs(settings: PairsSettings) -> Path:
     )
     run.train(trainer)
     if trainer.is_world_process_zero():
+        bases.soften(module.model, start, settings.strength)
         bases.write_body(module.model, start, out)
     return out
 

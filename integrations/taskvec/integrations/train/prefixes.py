@@ -148,17 +148,6 @@ class PrefixTrainer(WholeTrainer):
     def _note(self, _: nn.Module, given: tuple[Tensor, ...], named: dict[str, Any]) -> None:
         self._given = given[0], named
 
-    def soften(self, strength: float) -> None:
-        """Go back towards the layers of the start: 1 stays here, 0 is all the way back.
-
-        Of what was learned most is kept, and of what was lost beside it less. Source of the mean of
-        weights: arXiv:2109.01903.
-        """
-        layers = cast(JinaEmbeddingsV3Model, self.model).layers[-len(self.tail) :]
-        with torch.no_grad():
-            for now, start in zip(layers.parameters(), self.tail.parameters(), strict=True):
-                now.lerp_(start.to(now.dtype), 1 - strength)
-
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *_: Any, **__: Any) -> Tensor:
         """`prefix_loss` of a batch, a scalar."""
         pooled = [self._both(model, **group) for group in inputs["groups"]]

@@ -96,7 +96,7 @@ def masking_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
 
 def _model(start: Path, settings: PretrainSettings) -> JinaEmbeddingsV3ForMaskedLM:
-    config = bases.config_for(start, settings.rope_base)
+    config = bases.config_for(start, settings.rope_base, settings.dropout)
     config.tie_word_embeddings = True
     model = JinaEmbeddingsV3ForMaskedLM(config)
     if not settings.fresh:

@@ -54,7 +54,9 @@ class Stage(BaseModel):
 
     model: a folder or hub id, whose weights are the start. data: JSON lines, CSV, TSV or Parquet.
     out: the run's folder. rope_base: of the rotary positions while training; what is written
-    keeps the start's. save_steps: the most that a kill costs. device: "auto", "cpu" or "cuda".
+    keeps the start's. dropout: of attention and hidden states while training, whatever the model's
+    config says; on a CPU it takes attention's fast kernels away. save_steps: the most that a kill
+    costs. device: "auto", "cpu" or "cuda".
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -66,6 +68,7 @@ class Stage(BaseModel):
     warmup: Share = 0.05
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     rope_base: Rate | None = None
+    dropout: Share = 0.0
     seed: Annotated[int, Field(ge=0)] = 0
     save_steps: Positive = 100
     log_steps: Positive = 10
@@ -76,7 +79,9 @@ class RowStage(Stage):
     """What the stages share that learn from rows in batches of a fixed size.
 
     epochs counts unless steps is given. max_tokens: where a text is cut. dim_weights: how much a
-    Matryoshka dim's loss counts, 1 where it is not named.
+    Matryoshka dim's loss counts, 1 where it is not named. strength: what is written is that much of
+    what was learned, on the way from the start: less of it keeps more of what the model does with
+    texts unlike those trained on, arXiv:2109.01903, section 3.
     """
 
     epochs: Rate = 1.0
@@ -84,6 +89,7 @@ class RowStage(Stage):
     batch_size: Annotated[int, Field(ge=2)] = 32
     max_tokens: Annotated[int, Field(ge=4)] = 256
     dim_weights: dict[int, Rate] = Field(default_factory=dict)
+    strength: Annotated[float, Field(gt=0, le=1)] = 1.0
 
 
 class PairStage(RowStage):
@@ -164,8 +170,6 @@ class TaskSettings(PairStage):
     anchor: how much it counts, with scores and labels, that the cosines of a batch stay near those
     without the LoRA, and their mean at mean_cosine_share of theirs: the further apart texts lie,
     the easier a classifier tells them apart. 0 leaves the loss alone, and costs a third less.
-    strength: what is written is that much of the trained LoRA: less of it keeps more of what the
-    model does with texts unlike those trained on, arXiv:2109.01903, section 3.
     embedding_learning_rate: of the LoRAs on tables, where every step moves few rows far.
     """
 
@@ -179,7 +183,6 @@ class TaskSettings(PairStage):
     embedding_learning_rate: Rate = 2e-4
     anchor: Annotated[float, Field(ge=0)] = 0.0
     mean_cosine_share: Annotated[float, Field(ge=0, le=1)] = 0.8
-    strength: Annotated[float, Field(gt=0, le=1)] = 1.0
     rank: Positive = 4
     alpha: Rate = 1.0
 

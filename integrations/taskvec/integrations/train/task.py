@@ -7,19 +7,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from datasets import Dataset, DatasetDict
 from peft import PeftModel
-from safetensors.torch import load_file, save_file
-from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
+from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.sampler import GroupByLabelBatchSampler
 from sentence_transformers.sentence_transformer.losses import CoSENTLoss, MatryoshkaLoss
-from sentence_transformers.sentence_transformer.modules import Transformer
 from sentence_transformers.sentence_transformer.training_args import (
     BatchSamplers,
     SentenceTransformerTrainingArguments,
 )
-from torch import Tensor, nn
+from torch import nn
 
 from taskvec.core.errors import InputError
 from taskvec.integrations.train import bases, loras
@@ -41,10 +38,9 @@ SAMPLERS = {
     Kind.SCORES: BatchSamplers.BATCH_SAMPLER,
     Kind.LABELS: BatchSamplers.GROUP_BY_LABEL,
 }
-WEIGHTS = "loras.safetensors"
 
 
-class TaskTransformer(Transformer):
+class TaskTransformer(bases.PartsTransformer):
     """sentence-transformers' module of the model, in which each column of a batch wears its LoRA.
 
     A column's task, which the trainer puts into its features, is the LoRA's name.
@@ -79,26 +75,6 @@ class TaskTransformer(Transformer):
         return out
 
 
-class LoraTrainer(SentenceTransformerTrainer):
-    """sentence-transformers' trainer whose checkpoints hold the LoRAs alone, as safetensors."""
-
-    def _trained(self) -> dict[str, Tensor]:
-        found = self.model.named_parameters()
-        return {name: value for name, value in found if value.requires_grad}
-
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:  # noqa: ARG002
-        folder = Path(output_dir or self.args.output_dir or ".")
-        folder.mkdir(parents=True, exist_ok=True)
-        tensors = {name: value.detach().cpu() for name, value in self._trained().items()}
-        save_file(tensors, folder / WEIGHTS)
-
-    def _load_from_checkpoint(self, checkpoint_path: str, model: Any = None) -> None:  # noqa: ARG002
-        tensors = load_file(Path(checkpoint_path) / WEIGHTS)
-        with torch.no_grad():
-            for name, value in self._trained().items():
-                value.copy_(tensors[name])
-
-
 def train_task(settings: TaskSettings) -> dict[str, Path]:
     """Train the LoRAs that the settings name; a killed run goes on from its last checkpoint.
 
@@ -120,7 +96,7 @@ def train_task(settings: TaskSettings) -> dict[str, Path]:
     if kind is Kind.PAIRS:
         with run.processes.main_process_first():
             files = prepare(settings, files, run.folder / "rows")
-    trainer = LoraTrainer(
+    trainer = bases.LeanTrainer(
         model=model,
         args=_arguments(run, settings, files, kind),
         train_dataset=files,
@@ -169,7 +145,9 @@ def _check_labels(name: str, rows: Dataset, size: int) -> None:
 def _model(
     settings: TaskSettings, start: Path, names: Sequence[str]
 ) -> tuple[SentenceTransformer, PeftModel]:
-    module = bases.sentence_module(start, settings.max_tokens, settings.rope_base, TaskTransformer)
+    module = bases.sentence_module(
+        start, settings.max_tokens, settings.rope_base, TaskTransformer, settings.dropout
+    )
     trained = loras.with_loras(module.model, names, rank=settings.rank, alpha=settings.alpha)
     for name, source in zip(names, (settings.start, settings.passage_start), strict=False):
         if source is not None:

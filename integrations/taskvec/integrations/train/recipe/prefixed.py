@@ -9,9 +9,9 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from taskvec.integrations.train.bases import TOKENIZER_FILES, load_body, write_body
+from taskvec.integrations.train.bases import TOKENIZER_FILES, load_body, soften, write_body
 from taskvec.integrations.train.prefixes import DrawnTexts, PrefixTrainer
-from taskvec.integrations.train.recipe.body import arguments
+from taskvec.integrations.train.recipe.body import DROPOUT, arguments
 from taskvec.integrations.train.runs import LossPlot, last_checkpoint
 
 STEPS = 700
@@ -38,7 +38,7 @@ def teach_prefixes(start: Path, pairs: Sequence[Path], folder: Path, seed: int) 
     out, run = folder / "model", folder / "run"
     if out.exists():
         return out
-    body = load_body(start)
+    body = load_body(start, DROPOUT)
     trainer = PrefixTrainer(
         body,
         Tokenizer.from_file(str(start / TOKENIZER_FILES[0])),
@@ -51,6 +51,6 @@ def teach_prefixes(start: Path, pairs: Sequence[Path], folder: Path, seed: int) 
         callbacks=[LossPlot(run)],
     )
     trainer.train(resume_from_checkpoint=last_checkpoint(run))
-    trainer.soften(STRENGTH)
+    soften(body, start, STRENGTH)
     write_body(body, start, out)
     return out

@@ -16,7 +16,7 @@ from taskvec.core.writing import new_folder
 from taskvec.integrations.train.pairs import train_pairs
 from taskvec.integrations.train.recipe import rows
 from taskvec.integrations.train.recipe.aligned import Aligned, aligned
-from taskvec.integrations.train.recipe.body import Work, distil
+from taskvec.integrations.train.recipe.body import DROPOUT, Work, distil
 from taskvec.integrations.train.recipe.mix import LANGUAGES
 from taskvec.integrations.train.recipe.prefixed import teach_prefixes
 from taskvec.integrations.train.runs import last_checkpoint
@@ -46,6 +46,7 @@ PAIRS: Mapping[str, Any] = {
     "batch_size": 32,
     "max_tokens": 96,
     "rope_base": ROPE_BASE,
+    "dropout": DROPOUT,
     "teacher_weight": 2.0,
 }
 # What every LoRA's run is told beside its name and data.
@@ -53,6 +54,7 @@ TASK: Mapping[str, Any] = {
     "batch_size": 32,
     "max_tokens": 96,
     "rope_base": ROPE_BASE,
+    "dropout": DROPOUT,
 }
 # What each is told beside it; those of scores and labels keep to what the body knows.
 OWN: Mapping[str, Mapping[str, Any]] = {

@@ -1,0 +1,80 @@
+"""What a run starts from: batches in parts of like length, and dropout."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Transformer
+from torch import Tensor, nn
+
+from taskvec.core import Encoder
+from taskvec.integrations.train import bases
+from tests.checkpoints import WORDS
+
+TEXTS = [" ".join(WORDS[:count]) for count in (9, 1, 4, 12, 2, 7, 3)]
+
+
+@pytest.fixture
+def start(checkpoint: Path, tmp_path: Path) -> Path:
+    with Encoder.load(checkpoint, dtype="float32") as encoder:
+        encoder.save(tmp_path / "hf", layout="hf")
+    return tmp_path / "hf"
+
+
+def answers(model: SentenceTransformer, texts: list[str]) -> tuple[Tensor, Tensor]:
+    """Pooled vectors, and what their squares' sum asks of the tokens' embeddings."""
+    vectors = model(dict(model.preprocess(texts)))["sentence_embedding"]
+    vectors.square().sum().backward()
+    found = [value.grad for name, value in model.named_parameters() if "word_embeddings" in name]
+    (gradient,) = found
+    assert gradient is not None
+    return vectors.detach(), gradient
+
+
+@pytest.mark.parametrize("count", [1, 3, 7])
+def test_a_batch_in_parts_has_the_vectors_and_gradients_of_a_whole_one(
+    start: Path, count: int
+) -> None:
+    whole, parts = (
+        bases.sentence_model(bases.sentence_module(start, 16, None, kind))
+        for kind in (Transformer, bases.PartsTransformer)
+    )
+    for ours, theirs in zip(
+        answers(parts, TEXTS[:count]), answers(whole, TEXTS[:count]), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_a_batch_in_parts_runs_little_padding(start: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = bases.sentence_module(start, 16, None, bases.PartsTransformer)
+    model, ran = bases.sentence_model(module), []
+    run = type(module.model).forward
+
+    def noting(own: nn.Module, *given: object, **named: Tensor) -> object:
+        ran.append(named["input_ids"].numel())
+        return run(own, *given, **named)
+
+    monkeypatch.setattr(type(module.model), "forward", noting)
+    features = model.preprocess(TEXTS)
+    model(dict(features))
+    real = int(features["attention_mask"].sum())
+    assert real <= sum(ran) < 0.8 * features["input_ids"].numel()
+
+
+def test_dropout_is_that_of_the_run_and_not_the_models(start: Path) -> None:
+    def shares(module: nn.Module) -> set[float]:
+        return {part.p for part in module.modules() if isinstance(part, nn.Dropout)}
+
+    assert bases.JinaEmbeddingsV3Config.from_pretrained(start).hidden_dropout_prob > 0
+    assert shares(bases.load_body(start)) == {0.0}
+    assert shares(bases.load_body(start, 0.2)) == {0.2}
+    modules = [
+        bases.sentence_module(start, 16, None, bases.PartsTransformer, dropout)
+        for dropout in (0.0, 0.2)
+    ]
+    for module, share in zip(modules, (0.0, 0.2), strict=True):
+        assert shares(module) == {share}
+        assert module.model.config.attention_probs_dropout_prob == share
+    config = bases.config_for(start, None, 0.2)
+    assert config.hidden_dropout_prob == config.attention_probs_dropout_prob == 0.2
