@@ -80,8 +80,8 @@ class RowStage(Stage):
 
     epochs counts unless steps is given. max_tokens: where a text is cut. dim_weights: how much a
     Matryoshka dim's loss counts, 1 where it is not named. strength: what is written is that much of
-    what was learned, on the way from the start: less of it keeps more of what the model does with
-    texts unlike those trained on, arXiv:2109.01903, section 3.
+    the LoRA, or of the way from the start of all weights: less of it keeps more of what the model
+    does with texts unlike those trained on, arXiv:2109.01903, section 3.
     """
 
     epochs: Rate = 1.0
