@@ -9,7 +9,8 @@ from sentence_transformers.sentence_transformer.modules import Transformer
 from torch import Tensor, nn
 
 from taskvec.core import Encoder
-from taskvec.integrations.train import bases
+from taskvec.integrations.train import bases, pretrain
+from taskvec.integrations.train.settings import PretrainSettings
 from tests.checkpoints import WORDS
 
 TEXTS = [" ".join(WORDS[:count]) for count in (9, 1, 4, 12, 2, 7, 3)]
@@ -78,3 +79,10 @@ def test_dropout_is_that_of_the_run_and_not_the_models(start: Path) -> None:
         assert module.model.config.attention_probs_dropout_prob == share
     config = bases.config_for(start, None, 0.2)
     assert config.hidden_dropout_prob == config.attention_probs_dropout_prob == 0.2
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2])
+def test_pretraining_has_the_dropout_that_it_is_told(start: Path, share: float) -> None:
+    settings = PretrainSettings(data=start, out=start, dropout=share)
+    parts = pretrain._model(start, settings).modules()
+    assert {part.p for part in parts if isinstance(part, nn.Dropout)} == {share}
