@@ -24,7 +24,7 @@ from transformers import JinaEmbeddingsV3Config
 from taskvec.core import Encoder
 from taskvec.core.errors import InputError, TaskError
 from taskvec.integrations.cli import main
-from taskvec.integrations.train import bases, runs, teaching
+from taskvec.integrations.train import modules, runs, teaching
 from taskvec.integrations.train.pairs import train_pairs
 from taskvec.integrations.train.running import run_stage
 from taskvec.integrations.train.settings import (
@@ -364,13 +364,13 @@ def test_a_stopped_run_of_pairs_goes_on_to_the_same_weights(
 def test_dropout_is_asked_for_and_batches_run_in_parts(
     checkpoint: Path, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ran, run = [], bases.PartsTransformer._part
+    ran, run = [], modules.PartsTransformer._part
 
     def noting(own: Any, features: Any, rows: torch.Tensor, options: Any) -> torch.Tensor:
         ran.append(len(rows))
         return run(own, features, rows, options)
 
-    monkeypatch.setattr(bases.PartsTransformer, "_part", noting)
+    monkeypatch.setattr(modules.PartsTransformer, "_part", noting)
     none, some = (
         pairs_run(checkpoint, write, tmp_path / str(share), dropout=share) for share in (0.0, 0.5)
     )

@@ -1,4 +1,4 @@
-"""What a run starts from: batches in parts of like length, and dropout."""
+"""What a run starts from and how it runs: batches in parts of like length, and dropout."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from sentence_transformers.sentence_transformer.modules import Transformer
 from torch import Tensor, nn
 
 from taskvec.core import Encoder
-from taskvec.integrations.train import bases, pretrain
+from taskvec.integrations.train import bases, modules, pretrain
 from taskvec.integrations.train.settings import PretrainSettings
 from tests.checkpoints import WORDS
 
@@ -38,8 +38,8 @@ def test_a_batch_in_parts_has_the_vectors_and_gradients_of_a_whole_one(
     start: Path, count: int
 ) -> None:
     whole, parts = (
-        bases.sentence_model(bases.sentence_module(start, 16, None, kind))
-        for kind in (Transformer, bases.PartsTransformer)
+        modules.sentence_model(modules.sentence_module(start, 16, None, kind))
+        for kind in (Transformer, modules.PartsTransformer)
     )
     for ours, theirs in zip(
         answers(parts, TEXTS[:count]), answers(whole, TEXTS[:count]), strict=True
@@ -48,8 +48,8 @@ def test_a_batch_in_parts_has_the_vectors_and_gradients_of_a_whole_one(
 
 
 def test_a_batch_in_parts_runs_little_padding(start: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = bases.sentence_module(start, 16, None, bases.PartsTransformer)
-    model, ran = bases.sentence_model(module), []
+    module = modules.sentence_module(start, 16, None, modules.PartsTransformer)
+    model, ran = modules.sentence_model(module), []
     run = type(module.model).forward
 
     def noting(own: nn.Module, *given: object, **named: Tensor) -> object:
@@ -70,11 +70,8 @@ def test_dropout_is_that_of_the_run_and_not_the_models(start: Path) -> None:
     assert bases.JinaEmbeddingsV3Config.from_pretrained(start).hidden_dropout_prob > 0
     assert shares(bases.load_body(start)) == {0.0}
     assert shares(bases.load_body(start, 0.2)) == {0.2}
-    modules = [
-        bases.sentence_module(start, 16, None, bases.PartsTransformer, dropout)
-        for dropout in (0.0, 0.2)
-    ]
-    for module, share in zip(modules, (0.0, 0.2), strict=True):
+    for share in (0.0, 0.2):
+        module = modules.sentence_module(start, 16, None, modules.PartsTransformer, share)
         assert shares(module) == {share}
         assert module.model.config.attention_probs_dropout_prob == share
     config = bases.config_for(start, None, 0.2)

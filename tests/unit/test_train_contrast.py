@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from taskvec.core import Encoder
-from taskvec.integrations.train import bases, task
+from taskvec.integrations.train import bases, modules, task
 from taskvec.integrations.train.contrast import (
     DRIFT,
     Anchored,
@@ -177,8 +177,8 @@ def test_each_dim_has_a_weight_and_a_memory_of_its_own(vectors: Tensor) -> None:
 def test_settings_reach_the_losses(checkpoint: Path, tmp_path: Path) -> None:
     with Encoder.load(checkpoint, dtype="float32") as encoder:
         encoder.save(tmp_path / "hf", layout="hf")
-    module = bases.sentence_module(tmp_path / "hf", 16, None, TaskTransformer)
-    model, told = bases.sentence_model(module), {"out": tmp_path, "data": tmp_path}
+    module = modules.sentence_module(tmp_path / "hf", 16, None, TaskTransformer)
+    model, told = modules.sentence_model(module), {"out": tmp_path, "data": tmp_path}
     pairs = PairsSettings(**told, teachers=("t",), memory=3, cosine_weight=4.0)
     found = pair_loss(model, pairs)
     assert isinstance(found, TaughtContrast)

@@ -14,7 +14,7 @@ from sentence_transformers.sentence_transformer.training_args import (
 from sentence_transformers.util import mine_hard_negatives
 
 from taskvec.core.errors import InputError
-from taskvec.integrations.train import bases
+from taskvec.integrations.train import bases, modules
 from taskvec.integrations.train.contrast import over_dims, pair_loss
 from taskvec.integrations.train.runs import LossPlot, Run, by_rows
 from taskvec.integrations.train.settings import PairsSettings
@@ -38,17 +38,17 @@ def train_pairs(settings: PairsSettings) -> Path:
     out = settings.out / "model"
     if out.exists():
         return out
-    module = bases.sentence_module(
-        start, settings.max_tokens, settings.rope_base, bases.PartsTransformer, settings.dropout
+    module = modules.sentence_module(
+        start, settings.max_tokens, settings.rope_base, modules.PartsTransformer, settings.dropout
     )
-    model = bases.sentence_model(module)
+    model = modules.sentence_model(module)
     with run.processes.main_process_first():
         mine = partial(_with_negatives, settings, model) if settings.mine else None
         files = prepare(settings, files, run.folder / "rows", mine)
     arguments = SentenceTransformerTrainingArguments(
         **run.arguments(**by_rows(settings), batch_sampler=BatchSamplers.NO_DUPLICATES)
     )
-    trainer = bases.LeanTrainer(
+    trainer = modules.LeanTrainer(
         model=model,
         args=arguments,
         train_dataset=files,

@@ -19,7 +19,7 @@ from sentence_transformers.sentence_transformer.training_args import (
 from torch import nn
 
 from taskvec.core.errors import InputError
-from taskvec.integrations.train import bases, loras
+from taskvec.integrations.train import bases, loras, modules
 from taskvec.integrations.train.contrast import (
     Anchored,
     ClassContrast,
@@ -40,7 +40,7 @@ SAMPLERS = {
 }
 
 
-class TaskTransformer(bases.PartsTransformer):
+class TaskTransformer(modules.PartsTransformer):
     """sentence-transformers' module of the model, in which each column of a batch wears its LoRA.
 
     A column's task, which the trainer puts into its features, is the LoRA's name.
@@ -96,7 +96,7 @@ def train_task(settings: TaskSettings) -> dict[str, Path]:
     if kind is Kind.PAIRS:
         with run.processes.main_process_first():
             files = prepare(settings, files, run.folder / "rows")
-    trainer = bases.LeanTrainer(
+    trainer = modules.LeanTrainer(
         model=model,
         args=_arguments(run, settings, files, kind),
         train_dataset=files,
@@ -145,7 +145,7 @@ def _check_labels(name: str, rows: Dataset, size: int) -> None:
 def _model(
     settings: TaskSettings, start: Path, names: Sequence[str]
 ) -> tuple[SentenceTransformer, PeftModel]:
-    module = bases.sentence_module(
+    module = modules.sentence_module(
         start, settings.max_tokens, settings.rope_base, TaskTransformer, settings.dropout
     )
     trained = loras.with_loras(module.model, names, rank=settings.rank, alpha=settings.alpha)
@@ -153,7 +153,7 @@ def _model(
         if source is not None:
             loras.start_from(trained, name, start, source)
     module.wear(trained, names)
-    return bases.sentence_model(module), trained
+    return modules.sentence_model(module), trained
 
 
 def _arguments(
