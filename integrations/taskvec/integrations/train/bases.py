@@ -99,10 +99,10 @@ def write_body(body: JinaEmbeddingsV3Model, start: Path, out: Path) -> None:
             if (start / name).exists():
                 shutil.copyfile(start / name, scratch / name)
         describe(scratch, dims_of(start), read_config(start).rope_base)
-        _keepdropouts(start, scratch)
+        _keep_dropouts(start, scratch)
 
 
-def _keepdropouts(start: Path, folder: Path) -> None:
+def _keep_dropouts(start: Path, folder: Path) -> None:
     """Give a folder's config the start's dropout in place of the run's."""
     config = JinaEmbeddingsV3Config.from_pretrained(start)
     path = folder / "config.json"
