@@ -1,6 +1,8 @@
 """What the starter's figures are taken with: sections in their pages, RoPE bases, lengths."""
 
+from itertools import accumulate, pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -145,6 +147,63 @@ def test_the_base_of_training_gives_other_vectors_than_the_served_one(
         f"| long | {first.ndcg_10:.3f} / {first.recall_10:.3f} "
         f"| {second.ndcg_10:.3f} / {second.recall_10:.3f} |"
     )
+
+
+def test_of_a_documents_chunks_the_best_counts(
+    encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queries = {"first": "thread lock open", "last": "date time"}
+    texts = {
+        "first": ["parse json value ", "thread lock open ", "socket error close"],
+        "last": ["write path ", "date time"],
+        "short": ["read queue"],
+    }
+
+    def chunks(text: str, _: int) -> list[tuple[int, int]]:
+        (parts,) = (own for own in texts.values() if "".join(own) == text)
+        ends = list(accumulate(map(len, parts)))
+        return list(pairwise([0, *ends]))
+
+    monkeypatch.setattr(sets, "chunks", chunks)
+    documents = {name: "".join(own) for name, own in texts.items()}
+    seen: list[Ranking] = []
+    measure = evaluation.measure
+
+    def measured(judgements: Any, ranking: Ranking) -> Any:
+        seen.append(ranking)
+        return measure(judgements, ranking)
+
+    monkeypatch.setattr(evaluation, "measure", measured)
+    lines = evaluation.chunked(encoder, [paired("long", queries, documents)])
+    assert [line.ranker for line in lines] == ["chunks", "late chunks", "late chunks by two"]
+    alone, late, by_two = seen
+    task = "retrieval.passage"
+    for key, asked in queries.items():
+        query = encoder.encode(asked, task="retrieval.query")
+        for name, text in documents.items():
+            of = (f"query {key}", f"document {name}")
+            want = encoder.encode(texts[name], task=task) @ query
+            assert alone[of[0]][of[1]] == pytest.approx(want.max(), abs=1e-5)
+            want = encoder.encode_chunks(text, chunks(text, 0), task=task) @ query
+            assert late[of[0]][of[1]] == pytest.approx(want.max(), abs=1e-5)
+        # Of three chunks the first two see each other, and the last none.
+        *two, last = texts["first"]
+        spans = [(0, len(two[0])), (len(two[0]), len("".join(two)))]
+        want = encoder.encode_chunks("".join(two), spans, task=task) @ query
+        best = max(*want, encoder.encode(last, task=task) @ query)
+        assert by_two[f"query {key}"]["document first"] == pytest.approx(best, abs=1e-5)
+        assert by_two[f"query {key}"]["document first"] != late[f"query {key}"]["document first"]
+
+
+def test_chunks_are_equal_parts_of_the_whole_text() -> None:
+    text = "a" * 1001
+    for tokens, count in ((1, 1), (299, 1), (301, 2), (2_000, 10)):
+        spans = sets.chunks(text, tokens)
+        assert len(spans) == count
+        assert [end for _, end in spans[:-1]] == [start for start, _ in spans[1:]]
+        assert (spans[0][0], spans[-1][1]) == (0, len(text))
+        sizes = [end - start for start, end in spans]
+        assert max(sizes) - min(sizes) <= count
 
 
 def test_documents_of_a_band_are_as_long_as_it_says(archive: Archive) -> None:

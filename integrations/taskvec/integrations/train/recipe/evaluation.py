@@ -15,6 +15,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from taskvec.core import Encoder
+from taskvec.core.embedder import Array, Span
 from taskvec.core.errors import TaskvecError
 from taskvec.integrations.quality import probes, report
 from taskvec.integrations.quality.collections import Collection
@@ -82,6 +83,51 @@ def rope(encoder: Encoder, collections: Sequence[Collection]) -> list[Line]:
         with Encoder.load(folder) as other:
             rankers.append(Model(f"RoPE base {other.config.rope_base:g}", other))
             return measured(rankers, collections)
+
+
+def chunked(encoder: Encoder, collections: Sequence[Collection]) -> list[Line]:
+    """Documents of which the best chunk counts, as in an index of chunks.
+
+    Each alone, all of a document late, and late by two.
+    """
+    lines = []
+    for collection in collections:
+        queries = encoder.encode(list(collection.queries.values()), task=QUERY)
+        texts = list(collection.documents.values())
+        counts = encoder.count_tokens(texts)
+        spans = [sets.chunks(*document) for document in zip(texts, counts, strict=True)]
+        first = np.cumsum([0, *map(len, spans[:-1])])
+        alone = [
+            text[start:end] for text, own in zip(texts, spans, strict=True) for start, end in own
+        ]
+        vectors_of = {
+            "chunks": encoder.encode(alone, task=PASSAGE),
+            "late chunks": late(encoder, texts, spans, max(map(len, spans))),
+            "late chunks by two": late(encoder, texts, spans, 2),
+        }
+        for name, vectors in vectors_of.items():
+            best = np.maximum.reduceat(queries @ vectors.T, first, axis=1)
+            ranking = {
+                query: dict(zip(collection.documents, map(float, scores), strict=True))
+                for query, scores in zip(collection.queries, best, strict=True)
+            }
+            measures = measure(collection.judgements, ranking)
+            lines.append(Line(collection.name, name, encoder.dim, measures))
+    return lines
+
+
+def late(
+    encoder: Encoder, texts: Sequence[str], spans: Sequence[Sequence[Span]], size: int
+) -> Array:
+    """Late vectors (N, D) of all texts' spans, so many of which are read at once."""
+    found = []
+    for text, own in zip(texts, spans, strict=True):
+        for place in range(0, len(own), size):
+            read = own[place : place + size]
+            start, end = read[0][0], read[-1][1]
+            inside = [(first - start, last - start) for first, last in read]
+            found.append(encoder.encode_chunks(text[start:end], inside, task=PASSAGE))
+    return np.concatenate(found)
 
 
 def table(lines: Sequence[Line]) -> str:
@@ -161,7 +207,8 @@ def _development_tasks(encoder: Encoder, archive: Archive, _: Path) -> str:
 
 def _lengths(encoder: Encoder, archive: Archive, _: Path) -> str:
     collections = list(sets.by_length(archive, encoder.count_tokens))
-    return table(rope(encoder, collections) + measured([Bm25()], collections))
+    lines = rope(encoder, collections) + chunked(encoder, collections)
+    return table(lines + measured([Bm25()], collections))
 
 
 def _chunking(encoder: Encoder, archive: Archive, _: Path) -> str:

@@ -21,7 +21,7 @@ MIN_OF_A_GUIDE = 8
 # Tokens of a man page by band; as many pages of each are searched.
 BANDS = {"200": (100, 300), "2 000": (1_500, 2_500), "4 000": (3_000, 6_000)}
 PAGES_OF_A_BAND = 60
-# About as many tokens are a longer page's beginning.
+# About as many tokens are a longer page's beginning, and a chunk of it.
 BEGINNING = 200
 # Sections of man pages that are searched, the longest page that they are taken of, and the titles
 # of those that tell more of what stands above them.
@@ -266,3 +266,9 @@ def by_length(
         if BANDS[name][0] > BEGINNING:
             told = {p.key: p.text[: len(p.text) * BEGINNING // count] for p, count in kept}
             yield paired(f"man pages of {name} tokens, their first {BEGINNING}", asked, told)
+
+
+def chunks(text: str, tokens: int) -> list[tuple[int, int]]:
+    """Spans of a text of so many tokens: equal parts of about BEGINNING, wherever that cuts it."""
+    size = -(-len(text) // max(1, round(tokens / BEGINNING)))
+    return [(start, min(start + size, len(text))) for start in range(0, len(text), size)]
