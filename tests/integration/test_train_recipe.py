@@ -1,13 +1,16 @@
 """The starter's stages after its body from end to end, on a tiny body with tiny teachers."""
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from taskvec.core import Encoder
 from taskvec.core.errors import InputError
@@ -16,6 +19,7 @@ from taskvec.integrations.train.recipe import card, prefixed, rows, stages
 from taskvec.integrations.train.recipe.aligned import Aligned, Passage
 from taskvec.integrations.train.recipe.body import Work
 from taskvec.integrations.train.recipe.mix import LANGUAGES
+from taskvec.integrations.train.settings import Stage
 from taskvec.integrations.train.texts.questions import Question
 from taskvec.integrations.train.texts.wordnet import Gloss
 from tests.checkpoints import WORDS, tiny_checkpoint
@@ -51,9 +55,11 @@ def recipe(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(rows, "MIN_REST_CHARS", 1)
     monkeypatch.setattr(rows, "MIN_STORY_CHARS", 1)
     quick = {"batch_size": 4, "steps": 2, "save_steps": 1, "dim_weights": {8: 2.0}}
-    monkeypatch.setattr(stages, "PAIRS", stages.PAIRS | quick)
-    monkeypatch.setattr(stages, "TASK", stages.TASK | quick)
-    monkeypatch.setattr(stages, "OWN", {name: {**own, **quick} for name, own in stages.OWN.items()})
+    for name in ("PAIRS", "TUNED", "FIRST", "TASK"):
+        monkeypatch.setattr(stages, name, getattr(stages, name) | quick)
+    own = {name: {**own, **quick} for name, own in stages.OWN.items()}
+    own[stages.QUERY]["steps"] = 3
+    monkeypatch.setattr(stages, "OWN", own)
     monkeypatch.setattr(prefixed, "STEPS", 2)
     monkeypatch.setattr(prefixed, "FIRST_LAYER", 1)
     monkeypatch.setattr(prefixed, "WEIGHTS", {8: 1.0, 16: 1.0})
@@ -78,23 +84,30 @@ def test_the_stages_make_a_model_with_all_five_tasks(recipe: stages.Recipe, tmp_
     out = tmp_path / "starter"
     recipe.write(out)
     text = words(3, 6)
-    with Encoder.load(out, dtype="float32") as encoder, Encoder.load(recipe.body) as body:
+    with Encoder.load(out, dtype="float32") as encoder:
         assert set(encoder.tasks) == {task for tasks in stages.RUNS.values() for task in tasks}
         assert not any(encoder.prompts.values())
         vectors = [encoder.encode(text, task=task) for task in (None, *encoder.tasks)]
-        assert not np.allclose(vectors[0], body.encode(text), atol=1e-4)
+        encoder.save(tmp_path / "written", layout="hf")
     for i, left in enumerate(vectors):
         for right in vectors[i + 1 :]:
             assert not np.allclose(left, right, atol=1e-6)
+    tuned, before, written = (
+        load_file(folder / "model.safetensors")
+        for folder in (recipe.tuned, recipe.prefixed, tmp_path / "written")
+    )
+    # What is no matrix is not rounded.
+    norms = [name for name in tuned if name.endswith("LayerNorm.weight")]
+    assert all(torch.equal(tuned[name], written[name]) for name in norms)
+    assert not any(torch.equal(tuned[name], before[name]) for name in norms)
     with safe_open(out / "model.safetensors", "pt") as file:
         kinds = {str(file.get_slice(name).get_dtype()) for name in file.keys()}  # noqa: SIM118
     assert "I8" in kinds
-    assert recipe.used("pairs") == recipe.used("text-matching") == 8
-    written = (out / "model.safetensors").stat().st_mtime_ns
+    stamp = (out / "model.safetensors").stat().st_mtime_ns
     assert "MIT License" in (out / "NOTICE").read_text(encoding="utf-8")
     with pytest.raises(InputError, match="not empty"):
         recipe.write(out)
-    assert (out / "model.safetensors").stat().st_mtime_ns == written
+    assert (out / "model.safetensors").stat().st_mtime_ns == stamp
 
 
 def test_the_card_says_what_the_runs_did(recipe: stages.Recipe, tmp_path: Path) -> None:
@@ -110,13 +123,14 @@ def test_the_card_says_what_the_runs_did(recipe: stages.Recipe, tmp_path: Path) 
     assert "| 1 200 steps" in text
     assert "| 8 scored pairs" in text
     assert "| 2 steps of 64 texts" in text
+    assert "| 8 and then 12 pairs |" in text
     assert "$" not in text
 
 
 def test_a_killed_recipe_goes_on_with_the_rows_and_stages_that_it_has(
     recipe: stages.Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, body = recipe.loras, recipe.prefixed
+    first, bodies = recipe.loras, (recipe.prefixed, recipe.tuned, recipe.query_start)
     again = stages.Recipe(recipe.folder)
 
     def refuse(*_: object, **__: object) -> None:
@@ -127,9 +141,61 @@ def test_a_killed_recipe_goes_on_with_the_rows_and_stages_that_it_has(
     monkeypatch.setattr(rows, "write", refuse)
     monkeypatch.setattr(prefixed, "PrefixTrainer", refuse)
     assert again.loras == first
-    assert again.prefixed == body
+    assert (again.prefixed, again.tuned, again.query_start) == bodies
     with pytest.raises(InputError, match="begun with seed 0, not 5"):
         stages.Recipe(recipe.folder, 5)
+    with pytest.raises(InputError, match="holds no checkpoint"):
+        again.used("tasks/separation")
+
+
+def test_what_is_taken_out_is_made_again_and_nothing_else(
+    recipe: stages.Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _ = recipe.loras
+    run = f"{stages.FIRST_TASKS}/{stages.QUERY}"
+    shutil.rmtree(recipe.folder / "tuned")
+    shutil.rmtree(recipe.folder / run)
+    again = stages.Recipe(recipe.folder)
+    vars(again).update({name: vars(recipe)[name] for name in ("body", "teachers")})
+    monkeypatch.setattr(prefixed, "PrefixTrainer", None)
+    made: list[str] = []
+
+    def noted(train: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def trained(settings: Stage) -> Any:
+            made.append(settings.out.relative_to(recipe.folder).as_posix())
+            return train(settings)
+
+        return trained
+
+    for name in ("train_pairs", "train_task"):
+        monkeypatch.setattr(stages, name, noted(getattr(stages, name)))
+    assert set(again.loras) == set(recipe.loras)
+    assert made == [run, "tuned", *(f"{stages.TASKS}/{name}" for name in stages.OWN)]
+
+
+def test_each_lora_stands_on_the_tuned_body_and_retrieval_goes_on_from_the_query(
+    recipe: stages.Recipe,
+) -> None:
+    loras = recipe.loras
+    for name in stages.OWN:
+        told = (recipe.folder / stages.TASKS / name / "run" / "settings.json").read_text()
+        body = recipe.query_start if name == stages.QUERY else recipe.tuned
+        assert json.loads(told)["model"] == str(body)
+    text = words(3, 6)
+    with (
+        Encoder.load(recipe.prefixed, dtype="float32") as before,
+        Encoder.load(recipe.tuned, dtype="float32") as tuned,
+        Encoder.load(recipe.query_start, dtype="float32") as start,
+    ):
+        assert start.tasks == (stages.QUERY,)
+        np.testing.assert_allclose(start.encode(text), tuned.encode(text), atol=1e-6)
+        assert not np.allclose(tuned.encode(text), before.encode(text), atol=1e-4)
+        for task in (stages.QUERY, stages.PASSAGE):
+            tuned.add_task(task, loras[task])
+            learned = tuned.encode(text, task=task)
+            # A few steps away from its start, and nearer to it than to no LoRA.
+            gone = np.abs(learned - start.encode(text, task=stages.QUERY)).max()
+            assert 1e-6 < gone < np.abs(learned - tuned.encode(text)).max()
 
 
 def test_the_teachers_wait_for_the_body_whose_run_measures_their_centre(

@@ -37,7 +37,7 @@ MIN_TOKENS, MAX_TOKENS = 4, 1536
 TOKEN_BUDGET = 2048
 # Trained at 10 000: arXiv:2409.10173, section 4.
 SERVED_ROPE_BASE = 20_000.0
-# In every stage after this one.
+# Of pairs, prefixes and LoRAs; tuning and the second run of the retrieval LoRAs have none.
 DROPOUT = 0.1
 SCHEDULE: Mapping[str, Any] = {
     "learning_rate": 3e-4,

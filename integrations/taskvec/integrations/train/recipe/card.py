@@ -12,7 +12,7 @@ from taskvec.integrations.train.recipe import body, prefixed, stages
 from taskvec.integrations.train.recipe.stages import Recipe
 from taskvec.integrations.train.texts.docstrings import docstring_pairs
 
-CARD_BYTES = 12_000
+CARD_BYTES = 14_000
 
 
 def write_card(recipe: Recipe, out: Path, tables: Mapping[str, str]) -> None:
@@ -28,15 +28,17 @@ def write_card(recipe: Recipe, out: Path, tables: Mapping[str, str]) -> None:
         "docstrings": len(docstring_pairs("test")),
         "distil_steps": _steps(recipe.folder / "distil" / "loss.jsonl"),
         "pairs": _spaced(recipe.used("pairs")),
-        "retrieval": _spaced(recipe.used("retrieval.query")),
-        "memory": stages.OWN[stages.QUERY]["memory"],
-        "scored": _spaced(recipe.used("text-matching")),
-        "separated": _spaced(recipe.used("separation")),
-        "labelled": _spaced(recipe.used("classification")),
+        "tuned": _spaced(recipe.used("tuned")),
+        "first_retrieval": _spaced(recipe.used(f"{stages.FIRST_TASKS}/{stages.QUERY}")),
+        "retrieval": _spaced(recipe.used(f"{stages.TASKS}/{stages.QUERY}")),
+        "memory": stages.RETRIEVAL["memory"],
+        "scored": _spaced(recipe.used(f"{stages.TASKS}/text-matching")),
+        "separated": _spaced(recipe.used(f"{stages.TASKS}/separation")),
+        "labelled": _spaced(recipe.used(f"{stages.TASKS}/classification")),
         "prefix_steps": _spaced(recipe.used("prefixes")),
         "prefix_texts": 2 * prefixed.PAIRS,
         "trained_tokens": _spaced(body.MAX_TOKENS),
-        "pair_tokens": stages.OWN[stages.QUERY]["max_tokens"],
+        "pair_tokens": stages.RETRIEVAL["max_tokens"],
         "python": platform.python_version(),
         "release": release(),
         "seed": recipe.seed,

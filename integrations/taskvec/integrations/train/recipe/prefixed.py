@@ -1,4 +1,4 @@
-"""The body's last stage: its first dims learn to rank as all of them do.
+"""A stage of the body: its first dims learn to rank as all of them do.
 
 Its rotary positions are those that are served.
 """

@@ -41,6 +41,8 @@ RUNS = {
     "separation": ("separation",),
     "classification": ("classification",),
 }
+# Below the recipe's folder: the tasks' runs, and those on the body before it is tuned.
+TASKS, FIRST_TASKS = "tuned/tasks", "tasks"
 PAIRS: Mapping[str, Any] = {
     "learning_rate": 1e-4,
     "batch_size": 32,
@@ -49,6 +51,21 @@ PAIRS: Mapping[str, Any] = {
     "dropout": DROPOUT,
     "teacher_weight": 2.0,
 }
+# What retrieval is taught with, by all weights or by LoRAs: above all the teachers' ranking and
+# cosines, and the dims that are measured.
+RETRIEVAL: Mapping[str, Any] = {
+    "rope_base": ROPE_BASE,
+    "batch_size": 32,
+    "max_tokens": 128,
+    "teacher_weight": 4.0,
+    "cosine_weight": 100.0,
+    "memory": 32,
+    "dim_weights": {64: 2.0, 384: 2.0},
+}
+# Written at half: whole, it costs the similarity of texts that are unlike the rows.
+TUNED: Mapping[str, Any] = {**RETRIEVAL, "learning_rate": 2e-4, "epochs": 1.25, "strength": 0.5}
+# The first run of the retrieval LoRAs; of its two the query's alone is used.
+FIRST: Mapping[str, Any] = {**RETRIEVAL, "dropout": DROPOUT, "epochs": 1.25}
 # What every LoRA's run is told beside its name and data.
 TASK: Mapping[str, Any] = {
     "batch_size": 32,
@@ -56,22 +73,25 @@ TASK: Mapping[str, Any] = {
     "rope_base": ROPE_BASE,
     "dropout": DROPOUT,
 }
-# What each is told beside it; those of scores and labels keep to what the body knows.
+# What each is told beside it, or in its place; those of scores and labels keep to what the body
+# knows.
 OWN: Mapping[str, Mapping[str, Any]] = {
+    # Both go on from the query's LoRA: apart, the pair found no more than that one on both sides.
     QUERY: {
-        "max_tokens": 128,
-        "epochs": 1.25,
-        "teacher_weight": 4.0,
-        "cosine_weight": 100.0,
-        "memory": 32,
-        "dim_weights": {64: 2.0, 384: 2.0},
+        **RETRIEVAL,
+        "dropout": 0.0,
+        "learning_rate": 5e-4,
+        "embedding_learning_rate": 1e-4,
+        "steps": 160,
+        "start": QUERY,
+        "passage_start": QUERY,
     },
     "text-matching": {"anchor": 2.0, "steps": 500, "strength": 0.5},
     # The warmer contrast also moves texts that are far from each other already.
     "separation": {"anchor": 5.0, "steps": 120, "temperature": 0.1},
     "classification": {"anchor": 5.0, "steps": 120, "mean_cosine_share": 0.4},
 }
-# How much of a file of pairs the retrieval LoRAs see again, half where it is not named.
+# How much of a file of pairs tuning and the retrieval LoRAs see again, half where it is not named.
 RETRIEVAL_SHARES = {"en-headings": 1.0, "en-sentences": 1.0, "en-glosses": 1.0, "en-faq": 2.0}
 
 
@@ -104,30 +124,60 @@ class Recipe:
 
     @cached_property
     def prefixed(self) -> Path:
-        """The body's last stage: its first dims learn to rank as all of them do."""
+        """The body whose first dims have learned to rank as all of them do."""
         return teach_prefixes(self.paired, self._pairs, self.folder / "prefixes", self.seed)
+
+    @cached_property
+    def tuned(self) -> Path:
+        """The body's last stage: all weights learn retrieval, and half of that is written."""
+        out = self.folder / "tuned"
+        if not (out / "model").exists():
+            told = {"model": str(self.prefixed), "out": out, "seed": self.seed}
+            given = {**TUNED, **told, **self._retrieval}
+            train_pairs(read_settings(PairsSettings, None, given))
+        return out / "model"
+
+    @cached_property
+    def query_start(self) -> Path:
+        """Where both of retrieval start: the tuned body with the earlier one's query LoRA."""
+        out = self.folder / "tuned" / "start"
+        found = self._trained(QUERY, FIRST, self.prefixed, self.folder / FIRST_TASKS / QUERY)
+        if not out.exists():
+            with Encoder.load(self.tuned, device="cpu", dtype="float32") as encoder:
+                encoder.add_task(QUERY, found[QUERY])
+                encoder.save(out, layout="jina")
+        return out
 
     @cached_property
     def loras(self) -> dict[str, Path]:
         """Stage 3: the folder of each task's LoRA."""
-        return {task: folder for name in RUNS for task, folder in self._trained(name).items()}
+        found: dict[str, Path] = {}
+        for name, own in OWN.items():
+            start = self.query_start if name == QUERY else self.tuned
+            found |= self._trained(name, own, start, self.folder / TASKS / name)
+        return found
 
-    def _trained(self, name: str) -> dict[str, Path]:
-        out = self.folder / "tasks" / name
+    def _trained(
+        self, name: str, own: Mapping[str, Any], model: Path, out: Path
+    ) -> dict[str, Path]:
+        """The LoRAs that a run trains, by task."""
         done = {task: out / lora_folder(task) for task in RUNS[name]}
         if all(folder.exists() for folder in done.values()):
             return done
-        told = {"name": name, "model": str(self.prefixed), "out": out, "seed": self.seed}
-        given = {**TASK, **OWN[name], **told, **self._task(name)}
+        told = {"name": name, "model": str(model), "out": out, "seed": self.seed}
+        given = {**TASK, **own, **told, **self._task(name)}
         return train_task(read_settings(TaskSettings, None, given))
 
-    def used(self, name: str) -> int:
-        """How many rows a stage has read: "pairs", or the name of a task's run.
+    def used(self, stage: str) -> int:
+        """How many rows a stage has read. stage: its folder below the recipe's, such as "tuned".
 
-        Of "prefixes" how many batches.
+        Of "prefixes" how many batches. Raises InputError where the stage was not run here.
         """
-        run = self.folder / (f"tasks/{name}" if name in RUNS else name) / "run"
-        state = Path(str(last_checkpoint(run))) / "trainer_state.json"
+        run = self.folder / stage / "run"
+        checkpoint = last_checkpoint(run)
+        if checkpoint is None:
+            raise InputError(f"{run} holds no checkpoint: run the recipe again")
+        state = Path(checkpoint) / "trainer_state.json"
         found = json.loads(state.read_text(encoding="utf-8"))
         return int(found["max_steps"]) * int(found["train_batch_size"])
 
@@ -137,7 +187,7 @@ class Recipe:
         Its licence and notice are beside it from the start.
         """
         with new_folder(out) as scratch:
-            with Encoder.load(self.prefixed, device="cpu", dtype="float32") as encoder:
+            with Encoder.load(self.tuned, device="cpu", dtype="float32") as encoder:
                 for task, folder in self.loras.items():
                     encoder.add_task(task, folder)
                 encoder.save(scratch / "model", layout="jina", dtype="int8")
@@ -150,15 +200,15 @@ class Recipe:
     def _task(self, name: str) -> dict[str, Any]:
         """What a run is told beside its name: its data, and what is its own."""
         if name == QUERY:
-            return self.teachers | {
-                "data": rows.shares(
-                    self._pairs, RETRIEVAL_SHARES, self.folder / "rows" / "retrieval"
-                ),
-                "passage_name": PASSAGE,
-            }
-        if name == "text-matching":
-            return {"data": rows.once(self.folder / "rows" / name, self._scored)}
-        return {"data": rows.once(self.folder / "rows" / "grouped", self._grouped)}
+            return {**self._retrieval, "passage_name": PASSAGE}
+        kind, make = (name, self._scored) if name == "text-matching" else ("grouped", self._grouped)
+        return {"data": rows.once(self.folder / "rows" / kind, make)}
+
+    @cached_property
+    def _retrieval(self) -> dict[str, Any]:
+        """The rows and the teachers of every run that learns retrieval."""
+        folder = self.folder / "rows" / "retrieval"
+        return {**self.teachers, "data": rows.shares(self._pairs, RETRIEVAL_SHARES, folder)}
 
     def _scored(self) -> dict[str, list[rows.Row]]:
         found = [SentenceTransformer(*names) for names in self.teachers.values()]
