@@ -57,6 +57,8 @@ def recipe(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     quick = {"batch_size": 4, "steps": 2, "save_steps": 1, "dim_weights": {8: 2.0}}
     for name in ("PAIRS", "TUNED", "FIRST", "TASK"):
         monkeypatch.setattr(stages, name, getattr(stages, name) | quick)
+    monkeypatch.setattr(stages, "TUNED", stages.TUNED | {"steps": 4})
+    monkeypatch.setattr(stages, "FIRST", stages.FIRST | {"steps": 5})
     own = {name: {**own, **quick} for name, own in stages.OWN.items()}
     own[stages.QUERY]["steps"] = 3
     monkeypatch.setattr(stages, "OWN", own)
@@ -123,7 +125,10 @@ def test_the_card_says_what_the_runs_did(recipe: stages.Recipe, tmp_path: Path) 
     assert "| 1 200 steps" in text
     assert "| 8 scored pairs" in text
     assert "| 2 steps of 64 texts" in text
-    assert "| 8 and then 12 pairs |" in text
+    amounts = [line.rpartition("|")[0].rpartition("| ")[2] for line in text.splitlines()]
+    assert [amount for amount in amounts if amount.endswith(" pairs ")] == [
+        *("8 pairs ", "16 pairs ", "20 and then 12 pairs ", "8 scored pairs ")
+    ]
     assert "$" not in text
 
 
@@ -144,7 +149,7 @@ def test_a_killed_recipe_goes_on_with_the_rows_and_stages_that_it_has(
     assert (again.prefixed, again.tuned, again.query_start) == bodies
     with pytest.raises(InputError, match="begun with seed 0, not 5"):
         stages.Recipe(recipe.folder, 5)
-    with pytest.raises(InputError, match="holds no checkpoint"):
+    with pytest.raises(InputError, match="take tasks/separation out, and run"):
         again.used("tasks/separation")
 
 
@@ -195,7 +200,7 @@ def test_each_lora_stands_on_the_tuned_body_and_retrieval_goes_on_from_the_query
             learned = tuned.encode(text, task=task)
             # A few steps away from its start, and nearer to it than to no LoRA.
             gone = np.abs(learned - start.encode(text, task=stages.QUERY)).max()
-            assert 1e-6 < gone < np.abs(learned - tuned.encode(text)).max()
+            assert 1e-4 < gone < np.abs(learned - tuned.encode(text)).max()
 
 
 def test_the_teachers_wait_for_the_body_whose_run_measures_their_centre(

@@ -85,7 +85,7 @@ def rope(encoder: Encoder, collections: Sequence[Collection]) -> list[Line]:
             return measured(rankers, collections)
 
 
-def chunked(encoder: Encoder, collections: Sequence[Collection]) -> list[Line]:
+def by_best_chunk(encoder: Encoder, collections: Sequence[Collection]) -> list[Line]:
     """Documents of which the best chunk counts, as in an index of chunks.
 
     Each alone, all of a document late, and late by two.
@@ -95,15 +95,15 @@ def chunked(encoder: Encoder, collections: Sequence[Collection]) -> list[Line]:
         queries = encoder.encode(list(collection.queries.values()), task=QUERY)
         texts = list(collection.documents.values())
         counts = encoder.count_tokens(texts)
-        spans = [sets.chunks(*document) for document in zip(texts, counts, strict=True)]
+        spans = [sets.equal_parts(*document) for document in zip(texts, counts, strict=True)]
         first = np.cumsum([0, *map(len, spans[:-1])])
         alone = [
             text[start:end] for text, own in zip(texts, spans, strict=True) for start, end in own
         ]
         vectors_of = {
             "chunks": encoder.encode(alone, task=PASSAGE),
-            "late chunks": late(encoder, texts, spans, max(map(len, spans))),
-            "late chunks by two": late(encoder, texts, spans, 2),
+            "late chunks": late_vectors(encoder, texts, spans, max(map(len, spans))),
+            "late chunks by two": late_vectors(encoder, texts, spans, 2),
         }
         for name, vectors in vectors_of.items():
             best = np.maximum.reduceat(queries @ vectors.T, first, axis=1)
@@ -116,10 +116,10 @@ def chunked(encoder: Encoder, collections: Sequence[Collection]) -> list[Line]:
     return lines
 
 
-def late(
+def late_vectors(
     encoder: Encoder, texts: Sequence[str], spans: Sequence[Sequence[Span]], size: int
 ) -> Array:
-    """Late vectors (N, D) of all texts' spans, so many of which are read at once."""
+    """Late vectors (N, D) of all texts' spans. size: how many neighbours are read at once."""
     found = []
     for text, own in zip(texts, spans, strict=True):
         for place in range(0, len(own), size):
@@ -207,7 +207,7 @@ def _development_tasks(encoder: Encoder, archive: Archive, _: Path) -> str:
 
 def _lengths(encoder: Encoder, archive: Archive, _: Path) -> str:
     collections = list(sets.by_length(archive, encoder.count_tokens))
-    lines = rope(encoder, collections) + chunked(encoder, collections)
+    lines = rope(encoder, collections) + by_best_chunk(encoder, collections)
     return table(lines + measured([Bm25()], collections))
 
 

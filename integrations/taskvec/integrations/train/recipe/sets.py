@@ -268,7 +268,7 @@ def by_length(
             yield paired(f"man pages of {name} tokens, their first {BEGINNING}", asked, told)
 
 
-def chunks(text: str, tokens: int) -> list[tuple[int, int]]:
+def equal_parts(text: str, tokens: int) -> list[tuple[int, int]]:
     """Spans of a text of so many tokens: equal parts of about BEGINNING, wherever that cuts it."""
     size = -(-len(text) // max(1, round(tokens / BEGINNING)))
     return [(start, min(start + size, len(text))) for start in range(0, len(text), size)]

@@ -62,7 +62,7 @@ RETRIEVAL: Mapping[str, Any] = {
     "memory": 32,
     "dim_weights": {64: 2.0, 384: 2.0},
 }
-# Written at half: whole, it costs the similarity of texts that are unlike the rows.
+# Written at half: whole, it costs more of the similarity of texts that are unlike the rows.
 TUNED: Mapping[str, Any] = {**RETRIEVAL, "learning_rate": 2e-4, "epochs": 1.25, "strength": 0.5}
 # The first run of the retrieval LoRAs; of its two the query's alone is used.
 FIRST: Mapping[str, Any] = {**RETRIEVAL, "dropout": DROPOUT, "epochs": 1.25}
@@ -176,7 +176,7 @@ class Recipe:
         run = self.folder / stage / "run"
         checkpoint = last_checkpoint(run)
         if checkpoint is None:
-            raise InputError(f"{run} holds no checkpoint: run the recipe again")
+            raise InputError(f"{run} holds no checkpoint: take {stage} out, and run the recipe")
         state = Path(checkpoint) / "trainer_state.json"
         found = json.loads(state.read_text(encoding="utf-8"))
         return int(found["max_steps"]) * int(found["train_batch_size"])
