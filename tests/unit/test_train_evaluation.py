@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from taskvec.core import Encoder
+from taskvec.integrations.documents import DEFAULT_CHARACTERS
+from taskvec.integrations.documents.reading import Document
 from taskvec.integrations.quality.collections import Collection, paired
 from taskvec.integrations.quality.rankers import Entry, Model, Ranking
 from taskvec.integrations.train.recipe import evaluation, sets
@@ -164,7 +166,13 @@ def test_of_a_documents_chunks_the_best_counts(
         ends = list(accumulate(map(len, parts)))
         return list(pairwise([0, *ends]))
 
+    def own(document: Document, *, characters: int) -> list[tuple[int, int]]:
+        assert characters == DEFAULT_CHARACTERS
+        return chunks(document.text, 0)
+
     monkeypatch.setattr(sets, "equal_parts", chunks)
+    monkeypatch.setattr(evaluation, "split_spans", own)
+    monkeypatch.setattr(evaluation, "CONTEXT", 40)
     documents = {name: "".join(own) for name, own in texts.items()}
     seen: list[Ranking] = []
     measure = evaluation.measure
@@ -175,8 +183,10 @@ def test_of_a_documents_chunks_the_best_counts(
 
     monkeypatch.setattr(evaluation, "measure", measured)
     lines = evaluation.by_best_chunk(encoder, [paired("long", queries, documents)])
-    assert [line.ranker for line in lines] == ["chunks", "late chunks", "late chunks by two"]
-    alone, late, by_two = seen
+    assert [line.ranker for line in lines] == [
+        *("chunks", "late chunks", "chunks of taskvec's indexes")
+    ]
+    alone, late, in_sections = seen
     task = "retrieval.passage"
     for key, asked in queries.items():
         query = encoder.encode(asked, task="retrieval.query")
@@ -191,7 +201,7 @@ def test_of_a_documents_chunks_the_best_counts(
         spans = [(0, len(two[0])), (len(two[0]), len("".join(two)))]
         want = encoder.encode_chunks("".join(two), spans, task=task) @ query
         best = max(*want, encoder.encode(last, task=task) @ query)
-        assert by_two[f"query {key}"]["document first"] == pytest.approx(best, abs=1e-5)
+        assert in_sections[f"query {key}"]["document first"] == pytest.approx(best, abs=1e-5)
         assert abs(best - late[f"query {key}"]["document first"]) > 1e-3
 
 

@@ -15,8 +15,11 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from taskvec.core import Encoder
-from taskvec.core.embedder import Array, Span
 from taskvec.core.errors import TaskvecError
+from taskvec.core.source import STARTER
+from taskvec.integrations.documents import DEFAULT_CHARACTERS
+from taskvec.integrations.documents.cutting import context_of, encode_spans, join, split_spans
+from taskvec.integrations.documents.reading import Document
 from taskvec.integrations.quality import probes, report
 from taskvec.integrations.quality.collections import Collection
 from taskvec.integrations.quality.measures import measure
@@ -33,6 +36,7 @@ from taskvec.integrations.train.transplant import ROPE_BASE
 
 QUERY, PASSAGE = "retrieval.query", "retrieval.passage"
 HIDDEN = 384
+CONTEXT = context_of(STARTER)
 ENGLISH = ("docstrings", "construction FAQ, en", "Debian FAQ, en", "GNOME help, en")
 
 
@@ -86,48 +90,37 @@ def rope(encoder: Encoder, collections: Sequence[Collection]) -> list[Line]:
 
 
 def by_best_chunk(encoder: Encoder, collections: Sequence[Collection]) -> list[Line]:
-    """Documents of which the best chunk counts, as in an index of chunks.
-
-    Each alone, all of a document late, and late by two.
-    """
+    """Documents of which the best chunk counts: each alone, late, and as taskvec's indexes do."""
     lines = []
     for collection in collections:
         queries = encoder.encode(list(collection.queries.values()), task=QUERY)
-        texts = list(collection.documents.values())
-        counts = encoder.count_tokens(texts)
-        spans = [sets.equal_parts(*document) for document in zip(texts, counts, strict=True)]
-        first = np.cumsum([0, *map(len, spans[:-1])])
-        alone = [
-            text[start:end] for text, own in zip(texts, spans, strict=True) for start, end in own
+        documents = [Document(text, ()) for text in collection.documents.values()]
+        counts = encoder.count_tokens(list(collection.documents.values()))
+        equal = [
+            sets.equal_parts(d.text, count) for d, count in zip(documents, counts, strict=True)
         ]
-        vectors_of = {
-            "chunks": encoder.encode(alone, task=PASSAGE),
-            "late chunks": late_vectors(encoder, texts, spans, max(map(len, spans))),
-            "late chunks by two": late_vectors(encoder, texts, spans, 2),
-        }
-        for name, vectors in vectors_of.items():
-            best = np.maximum.reduceat(queries @ vectors.T, first, axis=1)
+        own = [split_spans(document, characters=DEFAULT_CHARACTERS) for document in documents]
+        # In a context of one character every chunk is read alone.
+        for name, spans, context in (
+            ("chunks", equal, 1),
+            ("late chunks", equal, max(len(document.text) for document in documents)),
+            ("chunks of taskvec's indexes", own, CONTEXT),
+        ):
+            vectors = [
+                join(
+                    list(encode_spans(encoder, document, parts, dim=encoder.dim, context=context)),
+                    dim=encoder.dim,
+                )
+                for document, parts in zip(documents, spans, strict=True)
+            ]
+            scores = np.stack([(queries @ chunks.T).max(axis=1) for chunks in vectors], axis=1)
             ranking = {
-                query: dict(zip(collection.documents, map(float, scores), strict=True))
-                for query, scores in zip(collection.queries, best, strict=True)
+                query: dict(zip(collection.documents, map(float, row), strict=True))
+                for query, row in zip(collection.queries, scores, strict=True)
             }
             measures = measure(collection.judgements, ranking)
             lines.append(Line(collection.name, name, encoder.dim, measures))
     return lines
-
-
-def late_vectors(
-    encoder: Encoder, texts: Sequence[str], spans: Sequence[Sequence[Span]], size: int
-) -> Array:
-    """Late vectors (N, D) of all texts' spans. size: how many neighbours are read at once."""
-    found = []
-    for text, own in zip(texts, spans, strict=True):
-        for place in range(0, len(own), size):
-            read = own[place : place + size]
-            start, end = read[0][0], read[-1][1]
-            inside = [(first - start, last - start) for first, last in read]
-            found.append(encoder.encode_chunks(text[start:end], inside, task=PASSAGE))
-    return np.concatenate(found)
 
 
 def table(lines: Sequence[Line]) -> str:
